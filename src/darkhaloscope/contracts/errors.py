@@ -1,0 +1,168 @@
+"""Everything that can go wrong, as one tree. A message says what, where, and what to do.
+
+::
+
+    DarkhaloscopeError
+      ConfigError               a key, its file, what was allowed
+      DataError                 a file and row, what is wrong with it, what to do
+        StampError              a blob that is not a stamp
+        SchemaMismatch          declared against found
+        SplitLeakage            what crosses between splits
+        PairMismatch            stamp and control that do not belong together
+      StoreError                a dataset that is absent, unfinished, or made by another job
+      JobFailed                 a row that stopped a job: job, shard, target, cause
+      CheckFailed               findings that did not pass
+        GateFailed, PreflightFailed, ExitCriteriaNotMet
+      TrainingFailed            a run that stopped itself (NaN loss, nothing to train on)
+      CloudError
+        CredentialsExpired      STOP: renew, then resume
+        BudgetExceeded          asked, allowed, what to shrink
+
+Arguments go to ``super().__init__`` unchanged and the sentence is made in ``__str__``: an exception that
+reformats its arguments cannot be unpickled, and a process pool that meets one dies instead of reporting it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+EXIT_FAILED_CHECK = 1
+EXIT_USAGE = 2
+EXIT_CREDENTIALS = 3
+
+
+class DarkhaloscopeError(Exception):
+    """Root of the tree. `exit_code` is what the command line returns."""
+
+    exit_code = EXIT_FAILED_CHECK
+
+
+class ConfigError(DarkhaloscopeError):
+    """A configuration key that is unknown, missing or out of bounds."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, where: str, key: str, problem: str, allowed: str = "") -> None:
+        super().__init__(where, key, problem, allowed)
+        self.where, self.key, self.problem, self.allowed = where, key, problem, allowed
+
+    def __str__(self) -> str:
+        key = f" key '{self.key}'" if self.key else ""
+        tail = f"; allowed: {self.allowed}" if self.allowed else ""
+        return f"{self.where}:{key} {self.problem}{tail}".replace("::", ":")
+
+
+class DataError(DarkhaloscopeError):
+    """Input that cannot be used: where it is, what is wrong, what to do."""
+
+    def __init__(self, where: str, problem: str, remedy: str = "") -> None:
+        super().__init__(where, problem, remedy)
+        self.where, self.problem, self.remedy = where, problem, remedy
+
+    def __str__(self) -> str:
+        tail = f" ({self.remedy})" if self.remedy else ""
+        return f"{self.where}: {self.problem}{tail}"
+
+
+class StampError(DataError):
+    """A blob that is not a stamp the contract allows."""
+
+
+class SchemaMismatch(DataError):
+    """Columns or types that differ from the declared table."""
+
+
+class SplitLeakage(DataError):
+    """A host, sky cell or image that stands in more than one split."""
+
+
+class PairMismatch(DataError):
+    """A stamp and a control that cannot be the same galaxy."""
+
+
+class StoreError(DataError):
+    """A dataset that is absent, unfinished, or belongs to another job."""
+
+
+class TrainingFailed(DarkhaloscopeError):
+    """Training stopped itself: where, why, and what to do."""
+
+    def __init__(self, where: str, problem: str, remedy: str = "") -> None:
+        super().__init__(where, problem, remedy)
+        self.where, self.problem, self.remedy = where, problem, remedy
+
+    def __str__(self) -> str:
+        tail = f" ({self.remedy})" if self.remedy else ""
+        return f"{self.where}: {self.problem}{tail}"
+
+
+class JobFailed(DarkhaloscopeError):
+    """One row stopped a job. Shards committed before it are kept."""
+
+    def __init__(self, job: str, shard: str, target: str, cause: str) -> None:
+        super().__init__(job, shard, target, cause)
+        self.job, self.shard, self.target, self.cause = job, shard, target, cause
+
+    def __str__(self) -> str:
+        row = f", {self.target}" if self.target else ""
+        return (
+            f"job '{self.job}' stopped in shard {self.shard}{row}: {self.cause}"
+            " (committed shards are kept; mend the row and run the same command to continue)"
+        )
+
+
+class CheckFailed(DarkhaloscopeError):
+    """Checks that did not pass. `lines` holds one sentence for each."""
+
+    title = "check failed"
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__(tuple(lines))
+        self.lines = tuple(lines)
+
+    def __str__(self) -> str:
+        return f"{self.title}: " + "; ".join(self.lines)
+
+
+class GateFailed(CheckFailed):
+    """A gate that must hold before a run may continue."""
+
+    title = "gate failed"
+
+
+class PreflightFailed(CheckFailed):
+    """A condition that must hold before money is spent."""
+
+    title = "preflight failed"
+
+
+class ExitCriteriaNotMet(CheckFailed):
+    """A run whose results do not meet the protocol."""
+
+    title = "exit criteria not met"
+
+
+class CloudError(DarkhaloscopeError):
+    """The cloud refused; the message says what to do."""
+
+
+class CredentialsExpired(CloudError):
+    """Stop at once, renew, resume."""
+
+    exit_code = EXIT_CREDENTIALS
+
+
+class BudgetExceeded(CloudError):
+    """More was asked for than is allowed."""
+
+    exit_code = EXIT_USAGE
+
+
+@contextmanager
+def naming(**keys: Any) -> Iterator[None]:
+    """Add a note such as ``target_id=…`` to whatever exception passes through."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(", ".join(f"{key}={value}" for key, value in keys.items()))
+        raise

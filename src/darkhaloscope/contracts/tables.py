@@ -1,0 +1,526 @@
+"""A table is one declaration; its schema, its check, its mock rows and its documentation follow from it.
+
+Conventions: fluxes in nanomaggies (nmgy) at zero-point 22.5 AB; angles of a major axis in radians from +x to
++y; pixel positions 0-based with integer pixel centres; band order g r z, arrays (band, y, x). Blobs are NPZ.
+Catalogue columns carry the Tractor's names, truth columns lenstronomy's.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from darkhaloscope.contracts.checks import Check, Findings, exactly
+from darkhaloscope.contracts.errors import SchemaMismatch
+from darkhaloscope.contracts.random import stream
+
+KINDS = ("lrg", "disc", "contaminant", "lens")
+CATEGORIES = ("ring", "spiral", "merger", "spike")
+DOMAINS = ("real", "sim", "nature")
+SPLITS_NAMES = ("train", "select", "calib", "test")
+REJECTS = (
+    "missing_band",
+    "not_finite",
+    "too_small",
+    "host_masked",
+    "host_not_lrg",
+    "no_multiple_images",
+    "draw_exhausted",
+    "below_snr_floor",
+    "gain_out_of_bounds",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Arrow type, meaning, unit, and what its values may be."""
+
+    name: str
+    dtype: pa.DataType
+    doc: str
+    unit: str = ""
+    nullable: bool = False
+    one_of: tuple[str, ...] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field, with unit and meaning as metadata."""
+        return pa.field(self.name, self.dtype, self.nullable, {"unit": self.unit, "doc": self.doc})
+
+    def violations(self, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+        """Boolean masks of the rows that break each promise, by the promise's name."""
+        broken: dict[str, pa.ChunkedArray] = {}
+        if not self.nullable:
+            broken["null"] = pc.is_null(values)
+        if self.one_of is not None:
+            allowed = pc.is_in(values, value_set=pa.array(self.one_of, values.type))
+            broken[f"not one of {', '.join(self.one_of)}"] = pc.and_(pc.invert(allowed), pc.is_valid(values))
+        if pa.types.is_floating(self.dtype):
+            finite = pc.fill_null(pc.is_finite(values), fill_value=True)
+            broken["not finite"] = pc.invert(finite)
+        if self.at_least is not None:
+            broken[f"below {self.at_least:g}"] = pc.fill_null(
+                pc.less(values, self.at_least), fill_value=False
+            )
+        if self.at_most is not None:
+            broken[f"above {self.at_most:g}"] = pc.fill_null(
+                pc.greater(values, self.at_most), fill_value=False
+            )
+        return broken
+
+    def mock(self, n: int, rng: np.random.Generator) -> pa.Array:
+        """`n` values that satisfy the declaration."""
+        if self.one_of is not None:
+            return pa.array(rng.choice(list(self.one_of), n).tolist(), self.dtype)
+        if pa.types.is_string(self.dtype):
+            return pa.array([f"{self.name}-{k:05d}" for k in range(n)], self.dtype)
+        if pa.types.is_binary(self.dtype):
+            return pa.array([b""] * n, self.dtype)
+        if pa.types.is_boolean(self.dtype):
+            return pa.array(rng.random(n) < 0.5, self.dtype)
+        low = 0.0 if self.at_least is None else self.at_least
+        high = low + 1.0 if self.at_most is None else self.at_most
+        if pa.types.is_integer(self.dtype):
+            return pa.array(rng.integers(int(low), int(high) + 1, n), self.dtype)
+        return pa.array(rng.uniform(low, high, n), self.dtype)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named, versioned set of columns with the key that identifies a row."""
+
+    name: str
+    version: int
+    doc: str
+    columns: tuple[Column, ...]
+    key: str
+    _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._by_name.update({column.name: column for column in self.columns})
+
+    def __getitem__(self, name: str) -> Column:
+        return self._by_name[name]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema."""
+        return pa.schema([column.field for column in self.columns])
+
+    @property
+    def narrow(self) -> tuple[str, ...]:
+        """The columns without the pixel blobs."""
+        return tuple(c.name for c in self.columns if not pa.types.is_binary(c.dtype))
+
+    def conform(
+        self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]] | pa.Table, where: str = ""
+    ) -> pa.Table:
+        """Rows as this table: columns in order and typed; absent nullable columns become null.
+
+        Raises SchemaMismatch naming the column that is absent, unknown, or of another type.
+        """
+        if isinstance(rows, pa.Table):
+            given: dict[str, Any] = {name: rows.column(name) for name in rows.column_names}
+            length = rows.num_rows
+        elif isinstance(rows, Mapping):
+            given = dict(rows)
+            length = len(next(iter(given.values()))) if given else 0
+        else:
+            names = {name for row in rows for name in row}
+            given = {name: [row.get(name) for row in rows] for name in names}
+            length = len(rows)
+        where = where or f"table {self.name}"
+        unknown = sorted(set(given) - set(self._by_name))
+        if unknown:
+            raise SchemaMismatch(
+                where, f"has the unknown column '{unknown[0]}'", f"columns: {', '.join(self._by_name)}"
+            )
+        arrays = [self._column(column, given, length, where) for column in self.columns]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def _column(self, column: Column, given: Mapping[str, Any], length: int, where: str) -> Any:
+        if column.name not in given:
+            if column.nullable or length == 0:
+                return pa.nulls(length, column.dtype)
+            raise SchemaMismatch(where, f"lacks the column '{column.name}' ({column.doc})")
+        values = given[column.name]
+        try:
+            if isinstance(values, (pa.Array, pa.ChunkedArray)):
+                return values.cast(column.dtype)
+            return pa.array(values, column.dtype)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise SchemaMismatch(where, f"column '{column.name}' is not {column.dtype}: {error}") from error
+
+    def check(self, rows: pa.Table) -> Findings:
+        """Every promise of every column, plus the uniqueness of the key: one finding for each that is broken.
+
+        A table without faults gives the single finding ``schema_<name>`` with value 0.
+        """
+        found = []
+        for column in self.columns:
+            if column.name not in rows.column_names:
+                found.append(
+                    _broken(self, f"column '{column.name}' is absent", rows.num_rows or 1, rows.num_rows, [])
+                )
+                continue
+            for promise, mask in column.violations(rows.column(column.name)).items():
+                count = int(pc.sum(mask).as_py() or 0)
+                if count:
+                    examples = _keys(self, rows, mask)
+                    found.append(_broken(self, f"{column.name} {promise}", count, rows.num_rows, examples))
+        if self.key in rows.column_names:
+            repeated = rows.num_rows - int(pc.count_distinct(rows.column(self.key)).as_py())
+            if repeated:
+                found.append(_broken(self, f"{self.key} repeated", repeated, rows.num_rows, []))
+        if not found:
+            found = [_schema_check(self).measure(0, n=rows.num_rows)]
+        return Findings(found)
+
+    def mock(self, n: int = 6, seed: int = 1) -> pa.Table:
+        """Rows that satisfy the declaration, blobs empty: what a test starts from."""
+        columns = {c.name: c.mock(n, stream(seed, f"mock/{self.name}", c.name)) for c in self.columns}
+        return self.conform(columns)
+
+    def docs(self) -> str:
+        """The declaration as a Markdown table."""
+        lines = [f"### {self.name} (version {self.version})", "", self.doc, ""]
+        lines += ["| column | type | unit | values | meaning |", "|---|---|---|---|---|"]
+        for c in self.columns:
+            limits = ", ".join(c.one_of) if c.one_of else _limits(c)
+            null = " or null" if c.nullable else ""
+            lines.append(f"| `{c.name}` | {c.dtype}{null} | {c.unit} | {limits} | {c.doc} |")
+        return "\n".join(lines) + "\n"
+
+
+def _limits(column: Column) -> str:
+    low, high = column.at_least, column.at_most
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f"≥ {low:g}"
+    return f"≤ {high:g}" if low is None else f"{low:g} to {high:g}"
+
+
+def _schema_check(table: Table) -> Check:
+    return Check(name=f"schema_{table.name}", bound=exactly(0), why="rows that break the declared table")
+
+
+def _broken(table: Table, what: str, count: int, n: int, examples: list[str]) -> Any:
+    return _schema_check(table).measure(count, n=n, detail=what, examples=examples)
+
+
+def _keys(table: Table, rows: pa.Table, mask: pa.ChunkedArray) -> list[str]:
+    if table.key not in rows.column_names:
+        return []
+    return [str(key) for key in rows.column(table.key).filter(mask).slice(0, 3).to_pylist()]
+
+
+_S, _B = pa.string(), pa.binary()
+_F, _D, _I, _L, _H = pa.float32(), pa.float64(), pa.int32(), pa.int64(), pa.int16()
+
+
+def _per_band(
+    stem: str, dtype: pa.DataType, doc: str, unit: str = "", *, nullable: bool = False
+) -> Iterable[Column]:
+    return (Column(f"{stem}_{band}", dtype, f"{doc}, {band} band.", unit, nullable) for band in "grz")
+
+
+BRICKS = Table(
+    name="bricks",
+    version=1,
+    doc="Where the synthetic sky is painted, and how many targets of each kind a brick holds.",
+    key="brickname",
+    columns=(
+        Column("brickname", _S, "Legacy Surveys style brick name."),
+        Column("ra_deg", _D, "Brick centre.", "deg", at_least=0, at_most=360),
+        Column("dec_deg", _D, "Brick centre.", "deg", at_least=-90, at_most=90),
+        Column("cell", _L, "HEALPix cell of the centre, NSIDE 64, nested.", at_least=0),
+        Column("release", _S, "Release whose facts are imitated."),
+        *(
+            Column(f"n_{kind}", _I, f"Targets of kind {kind}.", at_least=0)
+            for kind in ("lrg", "disc", *CATEGORIES)
+        ),
+        Column("n_anchor", _I, "Galaxies that will receive a mock anchor's arc.", at_least=0),
+    ),
+)
+
+_IDENTITY = (
+    Column("target_id", _S, "Survey object at the centre."),
+    Column("host_id", _S, "The galaxy at the centre: the unit of clustering."),
+    Column(
+        "kind",
+        _S,
+        "lrg: possible deflector; disc: never a host; contaminant: look-alike; lens: known or mock lens.",
+        one_of=KINDS,
+    ),
+    Column("category", _S, "Class of a contaminant.", nullable=True, one_of=CATEGORIES),
+    Column("name", _S, "Published name, where there is one.", nullable=True),
+    Column("host_domain", _S, "What the galaxy's pixels are.", one_of=DOMAINS),
+    Column(
+        "arc_domain",
+        _S,
+        "What the arc is; null where there is none. nature: made to play nature's part.",
+        nullable=True,
+        one_of=DOMAINS,
+    ),
+    Column("release", _S, "Data release, or what the cutout file says it is."),
+    Column("brickname", _S, "Brick.", nullable=True),
+    Column("ra_deg", _D, "Right ascension.", "deg", nullable=True, at_least=0, at_most=360),
+    Column("dec_deg", _D, "Declination.", "deg", nullable=True, at_least=-90, at_most=90),
+    Column("cell", _L, "HEALPix cell, NSIDE 64, nested; null without a position.", nullable=True, at_least=0),
+    Column("group", _S, "What a split never cuts: 'cell:N', or 'host:ID' without a position."),
+)
+
+STAMPS = Table(
+    name="stamps",
+    version=1,
+    doc="One row per survey target: its pixels, its PSF, and its catalogue row under the Tractor's names.",
+    key="target_id",
+    columns=(
+        *_IDENTITY,
+        Column("z", _F, "Redshift.", nullable=True, at_least=0),
+        Column("sigma_v_kms", _F, "Velocity dispersion.", "km/s", nullable=True, at_least=0),
+        Column("type", _S, "Tractor morphological type.", nullable=True),
+        *_per_band("flux", _F, "Total flux", "nmgy", nullable=True),
+        Column("sersic", _F, "Sérsic index.", nullable=True),
+        Column("shape_r", _F, "Half-light radius along the major axis.", "arcsec", nullable=True, at_least=0),
+        Column(
+            "shape_e1", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
+        ),
+        Column(
+            "shape_e2", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
+        ),
+        Column("light_q", _F, "Axis ratio of the light.", nullable=True, at_least=0, at_most=1),
+        Column("light_phi_rad", _F, "Major axis of the light, +x to +y.", "rad", nullable=True),
+        *_per_band("psfsize", _F, "PSF FWHM as the survey gives it", "arcsec"),
+        *_per_band("psfdepth", _F, "PSF depth as inverse variance (the Tractor's meaning)", "1/nmgy^2"),
+        *_per_band("nexp", _H, "Number of exposures", nullable=True),
+        Column("psf_source", _S, "Where the PSF comes from.", one_of=("model", "assumed", "measured")),
+        Column(
+            "noise_source",
+            _S,
+            "Where the inverse variance comes from.",
+            one_of=("model", "invvar", "blank_pixels"),
+        ),
+        Column(
+            "theta_e_arcsec",
+            _F,
+            "Einstein radius of a lens or mock anchor.",
+            "arcsec",
+            nullable=True,
+            at_least=0,
+        ),
+        Column("x_center_pix", _F, "Column of the target's centre.", "pix"),
+        Column("y_center_pix", _F, "Row of the target's centre.", "pix"),
+        Column(
+            "pixel_scale_arcsec", _F, "Pixel scale; never resampled.", "arcsec/pix", at_least=0.01, at_most=2
+        ),
+        Column("stamp_npz", _B, "image_g, image_r, image_z: float32 (n, n).", "nmgy", nullable=True),
+        Column(
+            "invvar_npz",
+            _B,
+            "invvar_g, …: 1/sigma_w², white-equivalent, host photons included.",
+            "1/nmgy^2",
+            nullable=True,
+        ),
+        Column("mask_npz", _B, "maskbits: int32 (n, n).", nullable=True),
+        Column(
+            "psf_npz", _B, "psf_g, …: float32 (k, k), k odd, sum 1, pixel response included.", nullable=True
+        ),
+        Column(
+            "reject",
+            _S,
+            "Why there are no usable pixels; null when there are.",
+            nullable=True,
+            one_of=REJECTS,
+        ),
+    ),
+)
+
+PAIRED_STAMPS = Table(
+    name="paired_stamps",
+    version=1,
+    doc="The same galaxy twice: with an injected arc, and untouched. One row per injection task.",
+    key="task_id",
+    columns=(
+        Column("task_id", _S, "target_id#draw."),
+        *_IDENTITY,
+        Column("recipe", _S, "Kind of recipe that made the arc."),
+        Column("lineage", _S, "Name the paper trail uses, e.g. gen5_prime."),
+        Column("recipe_hash", _S, "Fingerprint of the recipe: results carry their prior."),
+        Column("theta_e_prior", _S, "Prior of theta_E: uniform is for completeness, not for populations."),
+        Column(
+            "flux_mode",
+            _S,
+            "counts: intrinsic number counts; snr_targeted: rescaled to a wanted S/N; sham: zero flux.",
+        ),
+        Column("source_model", _S, "What the source is made of."),
+        Column("stamp_npz", _B, "With arc: float32, g r z.", "nmgy", nullable=True),
+        Column("ctrl_stamp_npz", _B, "The same pixels before the arc was added.", "nmgy", nullable=True),
+        Column(
+            "invvar_npz",
+            _B,
+            "Inverse variance of the stamp, arc photons included.",
+            "1/nmgy^2",
+            nullable=True,
+        ),
+        Column("arc_npz", _B, "arc_g, …: the arc alone, noiseless, PSF-convolved.", "nmgy", nullable=True),
+        Column(
+            "theta_e_arcsec",
+            _F,
+            "Einstein radius (lenstronomy theta_E).",
+            "arcsec",
+            nullable=True,
+            at_least=0,
+        ),
+        Column("q", _F, "Axis ratio of the mass.", nullable=True, at_least=0, at_most=1),
+        Column("phi_rad", _F, "Major axis of the mass, +x to +y.", "rad", nullable=True),
+        Column("e1", _F, "(1-q)/(1+q) cos 2phi.", nullable=True, at_least=-1, at_most=1),
+        Column("e2", _F, "(1-q)/(1+q) sin 2phi.", nullable=True, at_least=-1, at_most=1),
+        Column("gamma1", _F, "External shear.", nullable=True),
+        Column("gamma2", _F, "External shear.", nullable=True),
+        Column("center_x", _F, "Lens centre relative to the target's centre.", "arcsec", nullable=True),
+        Column("center_y", _F, "Lens centre relative to the target's centre.", "arcsec", nullable=True),
+        Column("z_lens", _F, "Deflector redshift.", nullable=True),
+        Column("z_source", _F, "Source redshift.", nullable=True),
+        Column("R_sersic_arcsec", _F, "Half-light radius of the source, sqrt(ab).", "arcsec", nullable=True),
+        Column("n_sersic", _F, "Sérsic index of the source.", nullable=True),
+        Column("source_e1", _F, "Source ellipticity, (1-q)/(1+q) cos 2phi.", nullable=True),
+        Column("source_e2", _F, "Source ellipticity, (1-q)/(1+q) sin 2phi.", nullable=True),
+        Column("source_x_arcsec", _F, "Source position.", "arcsec", nullable=True),
+        Column("source_y_arcsec", _F, "Source position.", "arcsec", nullable=True),
+        Column("beta_arcsec", _F, "Source offset from the lens.", "arcsec", nullable=True),
+        Column("caustic_area_arcsec2", _F, "Area of the multiply-imaged region.", "arcsec^2", nullable=True),
+        Column("n_images", _H, "Images of the source's centre (2 or 4).", nullable=True),
+        *_per_band("source_mag", _F, "Intrinsic magnitude of the source", "mag", nullable=True),
+        *_per_band("lensed_mag", _F, "Magnitude of the lensed image", "mag", nullable=True),
+        Column("magnification", _F, "Lensed over intrinsic flux, r band.", nullable=True),
+        Column(
+            "arc_snr",
+            _F,
+            "The brief's column: peak per-pixel S/N of the arc in r.",
+            nullable=True,
+            at_least=0,
+        ),
+        Column(
+            "arc_snr_mf",
+            _F,
+            "Matched-filter S/N, bands in quadrature, host variance in.",
+            nullable=True,
+            at_least=0,
+        ),
+        *_per_band("arc_snr_mf", _F, "Matched-filter S/N", nullable=True),
+        Column("kappa_r5", _F, "Share of the r-band arc flux within 5 px of the centre.", nullable=True),
+        Column("kappa_box", _F, "Share of the r-band arc flux in the brief's 10×10 core box.", nullable=True),
+        *_per_band("gain", _F, "Gain of the coadd at this stamp", "e-/nmgy", nullable=True),
+        *_per_band("flux", _F, "Host flux", "nmgy", nullable=True),
+        Column("psf_fwhm_arcsec", _F, "PSF FWHM, r band (the brief's name).", "arcsec"),
+        Column("psfdepth_r", _F, "PSF depth as inverse variance.", "1/nmgy^2"),
+        Column("x_center_pix", _F, "Column of the target's centre.", "pix"),
+        Column("y_center_pix", _F, "Row of the target's centre.", "pix"),
+        Column("pixel_scale_arcsec", _F, "Pixel scale.", "arcsec/pix"),
+        Column("weight", _F, "Weight in population averages; 0 where the flux was chosen for its S/N."),
+        Column("reject", _S, "Why no arc was added; null when it was.", nullable=True, one_of=REJECTS),
+    ),
+)
+
+SPLITS = Table(
+    name="splits",
+    version=1,
+    doc="Which split each row belongs to, and whether its split uses it. Rows as in the dataset it splits.",
+    key="row_id",
+    columns=(
+        Column("row_id", _S, "task_id or target_id of the row."),
+        Column("target_id", _S, "Survey object."),
+        Column("host_id", _S, "Galaxy."),
+        Column("group", _S, "What a split never cuts."),
+        Column("kind", _S, "Kind of target.", one_of=KINDS),
+        Column("split", _S, "Where the row belongs.", one_of=SPLITS_NAMES),
+        Column(
+            "reject",
+            _S,
+            "Why its split does not use it (for instance the recorded S/N floor).",
+            nullable=True,
+            one_of=REJECTS,
+        ),
+    ),
+)
+
+SCORES = Table(
+    name="scores",
+    version=1,
+    doc="What a checkpoint says of each stamp: full, core-masked and control views.",
+    key="row_id",
+    columns=(
+        Column("row_id", _S, "task_id or target_id of the row."),
+        Column("target_id", _S, "Survey object."),
+        Column("host_id", _S, "Galaxy."),
+        Column("group", _S, "What a split never cuts."),
+        Column("kind", _S, "Kind of target.", one_of=KINDS),
+        Column("category", _S, "Class of a contaminant.", nullable=True, one_of=CATEGORIES),
+        Column("name", _S, "Published name.", nullable=True),
+        Column("host_domain", _S, "What the galaxy's pixels are.", one_of=DOMAINS),
+        Column("arc_domain", _S, "What the arc is; null where there is none.", nullable=True, one_of=DOMAINS),
+        Column(
+            "score",
+            _F,
+            "Probability at the training prevalence, full view.",
+            nullable=True,
+            at_least=0,
+            at_most=1,
+        ),
+        Column(
+            "score_core_masked",
+            _F,
+            "The same with r<5 px set to zero after normalisation.",
+            nullable=True,
+            at_least=0,
+            at_most=1,
+        ),
+        Column("score_ctrl", _F, "The same on the untouched control.", nullable=True, at_least=0, at_most=1),
+        Column("score_ctrl_core_masked", _F, "Control, core masked.", nullable=True, at_least=0, at_most=1),
+        Column("theta_e_arcsec", _F, "Einstein radius.", "arcsec", nullable=True),
+        Column("arc_snr", _F, "Peak per-pixel S/N in r.", nullable=True),
+        Column("arc_snr_mf", _F, "Matched-filter S/N.", nullable=True),
+        Column("kappa_r5", _F, "Core share of the arc flux.", nullable=True),
+        Column("psf_fwhm_arcsec", _F, "PSF FWHM, r band.", "arcsec", nullable=True),
+        Column("reject", _S, "Why there is no score; null when there is.", nullable=True, one_of=REJECTS),
+    ),
+)
+
+ANCHORS = Table(
+    name="anchors",
+    version=1,
+    doc="Known lenses, as published.",
+    key="name",
+    columns=(
+        Column("name", _S, "Published name."),
+        Column("ra_deg", _D, "Right ascension.", "deg", at_least=0, at_most=360),
+        Column("dec_deg", _D, "Declination.", "deg", at_least=-90, at_most=90),
+        Column("theta_e_arcsec", _F, "Einstein radius.", "arcsec", nullable=True, at_least=0),
+        Column("source", _S, "Table it was read from, with its checksum."),
+        Column("host_domain", _S, "real or mock.", one_of=DOMAINS),
+        Column("arc_domain", _S, "real or mock.", one_of=DOMAINS),
+    ),
+)
+
+CONTAMINANTS = Table(
+    name="contaminants",
+    version=1,
+    doc="Look-alikes by class.",
+    key="name",
+    columns=(
+        Column("name", _S, "Name or target id."),
+        Column("ra_deg", _D, "Right ascension.", "deg", at_least=0, at_most=360),
+        Column("dec_deg", _D, "Declination.", "deg", at_least=-90, at_most=90),
+        Column("category", _S, "Class.", one_of=CATEGORIES),
+        Column("host_domain", _S, "real or mock.", one_of=DOMAINS),
+    ),
+)
+
+HOUSE_TABLES = (BRICKS, STAMPS, PAIRED_STAMPS, SPLITS, SCORES, ANCHORS, CONTAMINANTS)
