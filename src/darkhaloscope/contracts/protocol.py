@@ -1,8 +1,8 @@
 """The evaluation protocol as a type: metrics, gates with their directions, bins, bounds, sample sizes.
 
 The numbers live in ``configs/evaluation_protocol.yaml``. What this module holds a second time, on purpose, is
-the contract: which way each gate points, the brief's four bounds, the minima. `check_protocol` compares the two,
-so that a flipped direction or a loosened bound in the file is a named finding instead of a better result.
+the contract: which way each gate points, the brief's four bounds, the minima. `check_protocol` compares the
+two, so that a flipped direction or a loosened bound in the file is a named finding and not a better result.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

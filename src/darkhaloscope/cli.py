@@ -1,0 +1,167 @@
+"""`dhs`: one command whose verbs are the rooms of the house.
+
+Exit codes: 0 done, 1 a check failed or the data cannot be used, 2 usage or configuration, 3 credentials
+expired. Every error is one sentence that says what, where, and what to do.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from darkhaloscope import __version__
+from darkhaloscope.contracts.errors import EXIT_FAILED_CHECK, DarkhaloscopeError
+
+app = typer.Typer(
+    name="dhs",
+    help="Find strong gravitational lenses in seeing-limited imaging, and know what you miss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+survey = typer.Typer(help="Bring pixels in: a synthetic sky, or your own cutouts.", no_args_is_help=True)
+app.add_typer(survey, name="survey")
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for the result; the same command continues in it.")
+]
+Config = Annotated[
+    str, typer.Argument(help="Experiment file, or the name of one that comes with the package.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: --set survey.bricks=20 (repeatable).")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", "-n", min=1, help="Worker processes. Results do not depend on it.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dhs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Root of the verbs."""
+
+
+@app.command()
+def demo(out: Out = Path("demo"), set_: Set = None, workers: Workers = 2) -> None:
+    """The whole house on a small synthetic sky, in minutes: inject, check, train, gate, score, report.
+
+    Exits 0 once the report stands, whatever the verdict: a sample of this size can never be a GO.
+    """
+    from darkhaloscope.pipeline.verbs import run_experiment
+
+    run_experiment("demo.yaml", out, overrides=set_ or (), workers=workers)
+
+
+@app.command()
+def run(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> None:
+    """Run one experiment from pixels to report. Exits 1 when the verdict is NO-GO."""
+    from darkhaloscope.pipeline.verbs import run_experiment
+
+    _exit_with(run_experiment(config, out, overrides=set_ or (), workers=workers).verdict)
+
+
+@app.command()
+def train(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> None:
+    """Run an experiment up to the trained model and its gates, without the report. Exits 1 on NO-GO."""
+    from darkhaloscope.pipeline.verbs import train_experiment
+
+    _exit_with(train_experiment(config, out, overrides=set_ or (), workers=workers).verdict)
+
+
+@app.command()
+def verify(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+    """Check the data and the protocol of a run, all rows. Exits 1 when a check fails."""
+    from darkhaloscope.pipeline.verbs import verify_run
+
+    _exit_with(verify_run(run_folder).verdict)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+) -> None:
+    """Write the report of a finished run again."""
+    from darkhaloscope.pipeline.verbs import report_again
+
+    report_again(run_folder)
+
+
+@app.command()
+def inject(
+    stamps: Annotated[Path, typer.Argument(help="A stamps dataset (from `dhs survey …`).")],
+    out: Out,
+    config: Annotated[
+        str, typer.Option(help="Experiment file whose recipe is used.")
+    ] = "gen5_prime_baseline.yaml",
+    set_: Set = None,
+    workers: Workers = 2,
+) -> None:
+    """Inject arcs into the galaxies of a stamps dataset; each keeps its untouched control."""
+    from darkhaloscope.pipeline.verbs import inject_arcs
+
+    inject_arcs(stamps, out, config, overrides=set_ or (), workers=workers)
+
+
+@survey.command("sky")
+def survey_sky(
+    out: Out,
+    config: Annotated[str, typer.Option(help="Experiment file whose sky is painted.")] = "demo.yaml",
+    set_: Set = None,
+    workers: Workers = 2,
+) -> None:
+    """Paint the synthetic sky of an experiment as a stamps dataset."""
+    from darkhaloscope.pipeline.verbs import paint_sky
+
+    paint_sky(out, config, overrides=set_ or (), workers=workers)
+
+
+@survey.command("cutouts")
+def survey_cutouts(
+    files: Annotated[list[Path], typer.Argument(help="Cutouts: .npz or FITS, or a folder of them.")],
+    out: Out,
+    kind: Annotated[str, typer.Option(help="lrg (possible deflectors), disc, lens or contaminant.")] = "lrg",
+    category: Annotated[
+        str | None, typer.Option(help="For contaminants: ring, spiral, merger or spike.")
+    ] = None,
+    size: Annotated[
+        int, typer.Option(min=64, help="Stamp size; larger cutouts are cropped, never resampled.")
+    ] = 64,
+    psf: Annotated[
+        str,
+        typer.Option(help="For cutouts without a PSF: assumed FWHM g,r,z [arcsec], or a file with a PSF."),
+    ] = "1.29,1.18,1.11",
+    pixel_scale: Annotated[
+        float | None, typer.Option(help="Pixel scale where the file does not say [arcsec].")
+    ] = None,
+) -> None:
+    """Turn real cutouts into stamps, with the place of each target's centre, its noise and its PSF."""
+    from darkhaloscope.pipeline.verbs import bring_in_cutouts
+
+    bring_in_cutouts(files, out, kind=kind, category=category, size=size, psf=psf, pixel_scale=pixel_scale)
+
+
+def _exit_with(verdict: str) -> None:
+    if verdict == "NO-GO":
+        raise typer.Exit(EXIT_FAILED_CHECK)
+
+
+def main() -> None:
+    """Entry point: run the verb; one sentence and an exit code for everything that can be explained."""
+    try:
+        app()
+    except DarkhaloscopeError as error:
+        notes = [note for note in getattr(error, "__notes__", []) if note not in str(error)]
+        sentence = str(error) + (f" [{'; '.join(notes)}]" if notes else "")
+        sys.stderr.write(f"dhs: {sentence}\n")
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,1 @@
+"""Splits that cut nothing in two, checks before training, and pairs as training sees them."""

@@ -1,0 +1,1 @@
+"""Scores of a checkpoint, and what the protocol measures on them."""

@@ -1,0 +1,77 @@
+"""The selection function, by bins: which share of the arcs that are there is found, at a stated threshold."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
+from darkhaloscope.contracts.protocol import Protocol
+from darkhaloscope.evaluation.samples import Run, Sample, host_domain, negatives, positives
+from darkhaloscope.gates.detection import OperatingPoint, point_at
+from darkhaloscope.stats import clustered_binomial, design_effect
+
+FEWEST_EFFECTIVE = 30.0
+"""Effective rows below which a bin is called insufficient."""
+
+
+def detection_threshold(calibration: pa.Table, protocol: Protocol) -> OperatingPoint | None:
+    """The threshold at the lowest of the protocol's rates that the negatives of `calibration` can set.
+
+    With too few for any, the highest rate is taken and `enough` is false; None where it has no rank either.
+    """
+    scores, rules = negatives(calibration).score, protocol.operating_points
+    able = [fpr for fpr in sorted(rules.fpr) if len(scores) >= rules.negatives_needed(fpr)]
+    return point_at(scores, able[0] if able else max(rules.fpr), protocol)
+
+
+@dataclass(frozen=True)
+class CompletenessBin:
+    """k found of n arcs in one bin; `measured` holds the share with its Jeffreys interval."""
+
+    label: str
+    k: int
+    n: int
+    measured: Measured
+
+
+def completeness(
+    rows: pa.Table, run: Run, threshold: OperatingPoint, *, column: str = "theta_e_arcsec"
+) -> tuple[CompletenessBin, ...]:
+    """Share of simulated arcs found, by the protocol's bins of `column`, with those below, above and unknown.
+
+    Hosts are the clusters: the interval is that of n / deff rows (its n_eff is in the detail). A bin
+    with fewer than 30 effective rows is NOT_EVALUATED; so are all where too few negatives set the threshold.
+    """
+    pos, strata = positives(rows), run.protocol.strata[column]
+    index = strata.assign(pos.columns[column])
+    return tuple(
+        _bin(column, label, pos.take(index == i), run, threshold) for i, label in enumerate(strata.labels)
+    )
+
+
+def _bin(column: str, label: str, pos: Sample, run: Run, threshold: OperatingPoint) -> CompletenessBin:
+    hits = pos.score > threshold.threshold
+    found = clustered_binomial(hits, pos.host, confidence=run.protocol.statistics.confidence)
+    withheld = "" if threshold.enough else "too few negatives set the threshold"
+    effective = _effective(hits, pos)
+    if effective < FEWEST_EFFECTIVE:
+        withheld = f"insufficient: {effective:.0f} effective rows, needs {FEWEST_EFFECTIVE:.0f}"
+    host = host_domain(pos) if len(pos) else HostDomain.MIXED
+    measured = run.measured(
+        f"completeness_sim {column} {label}",
+        found,
+        host,
+        ArcDomain.SIM,
+        withheld=withheld,
+        detail=threshold.text,
+    )
+    return CompletenessBin(label, int(hits.sum()), len(pos), measured)
+
+
+def _effective(hits: NDArray[np.bool_], pos: Sample) -> float:
+    """Rows that would say as much were each of its own host."""
+    if hits.all() or not hits.any():
+        return float(len(set(pos.host)))
+    return len(hits) / design_effect(hits, pos.host_number)

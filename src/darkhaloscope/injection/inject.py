@@ -1,0 +1,369 @@
+"""The jobs that put arcs into stamps: `Inject` makes pairs, `MakeAnchors` makes mock lenses.
+
+A pair is the same galaxy twice: the control is the survey's blob, byte for byte, and the stamp is
+``float32(control + arc + the arc's own photon noise)``. Nothing else differs. A row that cannot carry an arc
+keeps its place with a reject code and without pixels.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from darkhaloscope.contracts.config import Frozen, fingerprint, tagged
+from darkhaloscope.contracts.errors import naming
+from darkhaloscope.contracts.job import Job
+from darkhaloscope.contracts.measured import ArcDomain, HostDomain
+from darkhaloscope.contracts.random import stream
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS, Table
+from darkhaloscope.injection.imaging import Arc, Frame, add_to, render_arc, shot_noise
+from darkhaloscope.injection.lens import ellipticity_from_axis
+from darkhaloscope.injection.recipe import BaselineRecipe, Host, Truth, draw
+from darkhaloscope.stamps.measure import (
+    arc_snr,
+    arc_snr_mf,
+    arc_snr_mf_bands,
+    core_flux_share,
+    outer_mask,
+    radius_map,
+)
+from darkhaloscope.stamps.stamp import (
+    Stamp,
+    decode_mask,
+    decode_planes,
+    decode_stamp,
+    encode_planes,
+)
+from darkhaloscope.survey.release import (
+    BANDS,
+    GAIN_HIGHEST,
+    GAIN_LOWEST,
+    GAIN_UNUSUAL,
+    MASK_BITS,
+    PASSES,
+    gain_from_noise,
+    to_magnitude,
+)
+
+__all__ = ["Arc", "Frame", "Inject", "Injected", "MakeAnchors", "Usability", "inject_arc", "render_arc"]
+
+FloatArray = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+_CARRIED = tuple(
+    name
+    for name in STAMPS.narrow
+    if name in PAIRED_STAMPS.narrow and name not in ("arc_domain", "theta_e_arcsec", "reject")
+)
+"""Facts of the host that a pair carries on."""
+
+_BLOBS = ("stamp_npz", "invvar_npz", "mask_npz", "psf_npz")
+_DRAWN_FROM = ("arc_domain", "z", "light_q", "light_phi_rad", "psfsize_r", "nexp_g", "nexp_r", "nexp_z")
+_BAD_PIXEL = sum(
+    bit for name, bit in MASK_BITS.items() if name.startswith(("SATUR_", "ALLMASK_")) or name == "BAILOUT"
+)
+
+
+class Usability(Frozen):
+    """When a host's pixels are too damaged to carry an arc."""
+
+    radius_arcsec: float = tagged(5.0, "A", "where arcs of the default grid lie", "arcsec", gt=0.0)
+    masked_share: float = tagged(0.10, "A", "of the pixels within that radius, in any band", ge=0.0, le=1.0)
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A stamp with an arc in it, and what was measured on the way.
+
+    stamp    float32 (band, y, x), control + arc + shot noise [nmgy]
+    invvar   float32, the arc's photons included
+    arc      float32, noiseless [nmgy]
+    gain     effective gain per band [e-/nmgy]
+    scale    what the source's intrinsic flux was multiplied by: 1 unless an S/N was aimed at, 0 for a sham
+    flux_nmgy       lensed flux per band, after that scale
+    magnification   lensed over intrinsic flux in r, whatever the scale
+    snr, snr_mf     peak S/N in r; matched-filter S/N per band: before the arc's own photons
+    """
+
+    stamp: npt.NDArray[np.float32]
+    invvar: npt.NDArray[np.float32]
+    arc: npt.NDArray[np.float32]
+    gain: FloatArray
+    scale: float
+    flux_nmgy: FloatArray
+    magnification: float
+    snr: float
+    snr_mf: FloatArray
+
+
+def inject_arc(
+    control: Stamp, truth: Truth, gain: FloatArray, rng: np.random.Generator, *, sham: bool = False
+) -> Injected:
+    """Add one arc to a stamp as if the survey had recorded it.
+
+    gain   effective gain per band [e-/nmgy]; infinite adds no photon noise
+    rng    stream of the photon noise
+    sham   run everything at zero flux: the stamp comes out as the control, bit for bit
+    """
+    frame = Frame(
+        control.image.shape[1:], control.x_center_pix, control.y_center_pix, control.pixel_scale_arcsec
+    )
+    unit = render_arc(truth.lens, truth.source, frame, control.psf)
+    scale = 0.0 if sham else 1.0
+    if truth.target_snr is not None:
+        scale *= truth.target_snr / float(arc_snr_mf(unit.image, control.invvar))
+    arc = scale * unit.image
+    noise = shot_noise(arc, gain, rng)
+    # Photons add variance, white-equivalent like the rest: 1/w + a/G. A masked pixel (w = 0) stays masked.
+    weight = control.invvar.astype(np.float64)
+    photons = np.maximum(arc, 0.0) / gain[:, None, None]
+    r = BANDS.index("r")
+    return Injected(
+        stamp=add_to(control.image, arc + noise),
+        invvar=(weight / (1.0 + weight * photons)).astype(np.float32),
+        arc=arc.astype(np.float32),
+        gain=gain,
+        scale=scale,
+        flux_nmgy=scale * unit.flux_nmgy,
+        magnification=float(unit.flux_nmgy[r] / truth.source.flux_nmgy[r]),
+        snr=float(arc_snr(arc, control.invvar)),
+        snr_mf=arc_snr_mf_bands(arc, control.invvar),
+    )
+
+
+def host_gain(stamp: Stamp, row: Row) -> FloatArray:
+    """Effective gain of the coadd under a stamp, per band [e-/nmgy], from its own blank-sky noise.
+
+    The median inverse variance beyond 20 px stands for blank sky. An unknown number of exposures counts as
+    the nominal survey's; it moves the gain by a few percent, through the read noise only.
+    """
+    blank = outer_mask(stamp.invvar.shape, stamp.x_center_pix, stamp.y_center_pix)
+    gains = []
+    for plane, band in zip(stamp.invvar, BANDS, strict=True):
+        weight = plane[blank & (plane > 0.0)]
+        exposures = row[f"nexp_{band}"] or PASSES
+        sigma_w = 1.0 / np.sqrt(np.median(weight)) if weight.size else np.inf
+        gain = gain_from_noise(
+            sigma_w, band=band, n_exposures=exposures, pixel_scale=stamp.pixel_scale_arcsec
+        )
+        gains.append(float(gain))
+    return np.array(gains)
+
+
+def _open(row: Row, usability: Usability) -> tuple[Stamp, FloatArray] | str:
+    """The stamp of a row and its gain, or the code of why no arc can go in."""
+    where = f"target {row['target_id']}"
+    if row["reject"]:
+        return str(row["reject"])
+    image, bandset = decode_stamp(row["stamp_npz"], where=where, allow_missing=True)
+    if len(bandset) < len(BANDS):
+        return "missing_band"
+    if not np.isfinite(image).all():
+        return "not_finite"
+    stamp = Stamp(
+        image=image,
+        invvar=decode_planes(row["invvar_npz"], "invvar", where=where, require_finite=True),
+        mask=decode_mask(row["mask_npz"], where=where),
+        psf=decode_planes(row["psf_npz"], "psf", where=where, require_finite=True),
+        x_center_pix=float(row["x_center_pix"]),
+        y_center_pix=float(row["y_center_pix"]),
+        pixel_scale_arcsec=float(row["pixel_scale_arcsec"]),
+        where=where,
+    )
+    radius = radius_map(image.shape, stamp.x_center_pix, stamp.y_center_pix)
+    near = radius * stamp.pixel_scale_arcsec < usability.radius_arcsec
+    bad = (stamp.mask & _BAD_PIXEL != 0) | (stamp.invvar <= 0.0).any(axis=0)
+    if bad[near].mean() > usability.masked_share:
+        return "host_masked"
+    gain = host_gain(stamp, row)
+    if not np.all((gain >= GAIN_LOWEST) & (gain <= GAIN_HIGHEST)):
+        return "gain_out_of_bounds"
+    if gain.max() > GAIN_UNUSUAL:
+        warnings.warn(f"gains above {GAIN_UNUSUAL:g} e-/nmgy: only very deep fields have them", stacklevel=2)
+    return stamp, gain
+
+
+class Inject(Job):
+    """Pairs of a host with and without an arc: STAMPS to PAIRED_STAMPS.
+
+    recipe           how arcs are made
+    seed             the experiment's; a task's draw depends on (seed, task_id) alone
+    draws_per_host   arcs per host; a task is "<target_id>#<draw>"
+    sham             zero flux through the whole pipeline, for gates that must find nothing
+    kinds            which targets are hosts; others, and real or mock lenses, are left out
+    """
+
+    reads: ClassVar[Table] = STAMPS
+    writes: ClassVar[Table] = PAIRED_STAMPS
+    columns: ClassVar[tuple[str, ...] | None] = (*_CARRIED, *_DRAWN_FROM, *_BLOBS, "reject")
+
+    job: Literal["inject"] = "inject"
+    recipe: BaselineRecipe = BaselineRecipe()
+    seed: int
+    draws_per_host: int = Field(default=1, ge=1)
+    sham: bool = False
+    kinds: tuple[str, ...] = ("lrg",)
+    usability: Usability = Usability()
+
+    def run(self, batch: pa.Table) -> pa.Table:
+        """One row for each draw of each host, in order."""
+        rows = []
+        recipe_hash = fingerprint(self.recipe)
+        for row in batch.to_pylist():
+            if row["kind"] not in self.kinds or row["arc_domain"] is not None:
+                continue
+            with naming(target_id=row["target_id"]):
+                opened = _open(row, self.usability)
+                blank = self._blank(row) | {"recipe_hash": recipe_hash}
+                for k in range(self.draws_per_host):
+                    task = f"{row['target_id']}#{k}"
+                    rows.append(blank | {"task_id": task} | self._pair(row, opened, task))
+        return PAIRED_STAMPS.conform(rows) if rows else PAIRED_STAMPS.schema.empty_table()
+
+    def _blank(self, row: Row) -> dict[str, Any]:
+        """A row of PAIRED_STAMPS before anything is drawn."""
+        return {name: row[name] for name in _CARRIED} | {
+            "arc_domain": None,
+            "recipe": self.recipe.kind,
+            "lineage": self.recipe.lineage,
+            "theta_e_prior": self.recipe.theta_e_prior,
+            "flux_mode": "sham" if self.sham else self.recipe.flux_mode,
+            "source_model": "none",
+            "psf_fwhm_arcsec": row["psfsize_r"],
+            "weight": 0.0,
+        }
+
+    def _pair(self, row: Row, opened: tuple[Stamp, FloatArray] | str, task: str) -> dict[str, Any]:
+        """The columns that an arc fills, or the code of why there is none."""
+        if isinstance(opened, str):
+            return {"reject": opened}
+        stamp, gain = opened
+        truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task)
+        if isinstance(truth, str):
+            return {"reject": truth}
+        done = inject_arc(stamp, truth, gain, stream(self.seed, "injection/photons", task), sham=self.sham)
+        return {
+            "arc_domain": None if self.sham else ArcDomain.SIM.value,
+            "weight": 0.0 if self.sham or truth.target_snr is not None else 1.0,
+            **truth_columns(truth),
+            **measured_columns(done, stamp),
+            "stamp_npz": encode_planes("image", done.stamp),
+            "ctrl_stamp_npz": row["stamp_npz"],
+            "invvar_npz": encode_planes("invvar", done.invvar),
+            "arc_npz": encode_planes("arc", done.arc),
+        }
+
+
+def truth_columns(truth: Truth) -> dict[str, Any]:
+    """What an arc was made of, under lenstronomy's names."""
+    lens, shape = truth.lens, truth.morphology
+    e1, e2 = ellipticity_from_axis(lens.q, lens.phi)
+    s1, s2 = ellipticity_from_axis(shape.q, shape.phi)
+    return {
+        "theta_e_arcsec": lens.theta_e,
+        "q": lens.q,
+        "phi_rad": lens.phi,
+        "e1": e1,
+        "e2": e2,
+        "gamma1": lens.gamma1,
+        "gamma2": lens.gamma2,
+        "center_x": lens.x,
+        "center_y": lens.y,
+        "z_lens": truth.z_lens,
+        "z_source": truth.z_source,
+        "source_model": truth.source.model,
+        "R_sersic_arcsec": shape.R_sersic,
+        "n_sersic": shape.n_sersic,
+        "source_e1": s1,
+        "source_e2": s2,
+        "source_x_arcsec": shape.x,
+        "source_y_arcsec": shape.y,
+        "beta_arcsec": float(np.hypot(shape.x - lens.x, shape.y - lens.y)),
+        "caustic_area_arcsec2": truth.caustic_area_arcsec2,
+        "n_images": truth.n_images,
+        **{f"source_mag_{band}": mag for band, mag in zip(BANDS, truth.source_mag, strict=True)},
+    }
+
+
+def measured_columns(done: Injected, control: Stamp) -> dict[str, Any]:
+    """What was measured on an injected arc.
+
+    source_mag is intrinsic and lensed_mag what shines on the stamp: their flux ratio is the magnification,
+    times the scale of an S/N-targeted injection.
+    """
+    kappa_r5, kappa_box = core_flux_share(done.arc, control.x_center_pix, control.y_center_pix)
+    lensed = to_magnitude(done.flux_nmgy)
+    return {
+        **{f"lensed_mag_{band}": _known(mag) for band, mag in zip(BANDS, lensed, strict=True)},
+        "magnification": done.magnification,
+        "arc_snr": done.snr,
+        "arc_snr_mf": float(np.sqrt(np.sum(done.snr_mf**2))),
+        **{f"arc_snr_mf_{band}": float(snr) for band, snr in zip(BANDS, done.snr_mf, strict=True)},
+        "kappa_r5": _known(kappa_r5),
+        "kappa_box": _known(kappa_box),
+        **{f"gain_{band}": float(gain) for band, gain in zip(BANDS, done.gain, strict=True)},
+    }
+
+
+def _known(value: npt.ArrayLike) -> float | None:
+    number = float(np.asarray(value))
+    return number if np.isfinite(number) else None
+
+
+class MakeAnchors(Job):
+    """Give mock lenses their arc: STAMPS to STAMPS.
+
+    Simulated rows of kind "lens" without an arc get one that a survey would have discovered, from streams
+    that no training arc shares; they come out with arc_domain "nature": made to play nature's part, never
+    real. All other rows pass through unchanged.
+
+    snr_floor       least arc_snr_mf: known lenses are the bright end of what exists
+    theta_e_floor   least Einstein radius [arcsec]
+    attempts        draws per anchor before it is rejected as "draw_exhausted"
+    """
+
+    reads: ClassVar[Table] = STAMPS
+    writes: ClassVar[Table] = STAMPS
+
+    job: Literal["make_anchors"] = "make_anchors"
+    recipe: BaselineRecipe = BaselineRecipe()
+    seed: int
+    snr_floor: float = tagged(20.0, "A", "known arcs are bright: a third of the draws", ge=0.0)
+    theta_e_floor: float = tagged(0.5, "S", "the protocol's smallest anchor", "arcsec", ge=0.0)
+    attempts: int = tagged(50, "C", "a draw passes the floor in one case of three", ge=1)
+    usability: Usability = Usability()
+
+    def run(self, batch: pa.Table) -> pa.Table:
+        """The same rows, those that wait for an anchor's arc with it."""
+        rows = batch.to_pylist()
+        for row in rows:
+            if row["kind"] == "lens" and row["host_domain"] == HostDomain.SIM and row["arc_domain"] is None:
+                with naming(target_id=row["target_id"]):
+                    row.update(self._anchor(row))
+        return STAMPS.conform(rows) if rows else STAMPS.schema.empty_table()
+
+    def _anchor(self, row: Row) -> dict[str, Any]:
+        opened = _open(row, self.usability)
+        if isinstance(opened, str):
+            return {"reject": opened}
+        stamp, gain = opened
+        host = Host.from_row(row)
+        for attempt in range(self.attempts):
+            task = f"{row['target_id']}#{attempt}"
+            truth = draw(host, self.recipe, seed=self.seed, task=task, purpose="anchors")
+            if isinstance(truth, str) or truth.lens.theta_e < self.theta_e_floor:
+                continue
+            done = inject_arc(stamp, truth, gain, stream(self.seed, "anchors/photons", task))
+            if np.sqrt(np.sum(done.snr_mf**2)) >= self.snr_floor:
+                return {
+                    "arc_domain": ArcDomain.NATURE.value,
+                    "theta_e_arcsec": truth.lens.theta_e,
+                    "stamp_npz": encode_planes("image", done.stamp),
+                    "invvar_npz": encode_planes("invvar", done.invvar),
+                }
+        return {"reject": "draw_exhausted"}

@@ -1,0 +1,261 @@
+"""The data stages of a run: paint, inject, split, check. Each is a dataset, resumed by its fingerprint."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from darkhaloscope.contracts.checks import Findings
+from darkhaloscope.contracts.config import find_config
+from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.contracts.job import Job
+from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
+from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows
+from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
+from darkhaloscope.dataset.foundation import check_lookalikes, check_pairs, check_splits
+from darkhaloscope.dataset.splits import (
+    AssignSplits,
+    AssignTargetSplits,
+    SplitName,
+    group_counts,
+    plan_splits,
+)
+from darkhaloscope.injection.inject import Inject, MakeAnchors
+from darkhaloscope.pipeline.experiment import Experiment
+from darkhaloscope.runners.local import run_local
+from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
+from darkhaloscope.survey.sky import plan_bricks
+
+SKY, HOSTS = "sky", "hosts"
+
+
+@dataclass
+class DataStages:
+    """The datasets of one run, made when first asked for and kept on disk.
+
+    ::
+
+        out/bricks, sky           the synthetic sky
+        out/lookalikes, anchors   mock contaminants and mock anchors (arcs added in `anchors`)
+        out/lenses                cutouts of known lenses
+        out/pairs-NAME, sham-NAME injections and zero-flux injections into the source NAME (sky, hosts)
+        out/splits-…              one for each dataset that is split
+    """
+
+    experiment: Experiment
+    out: Path
+    workers: int = 1
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def run_job(self, name: str, job: Job, source: Dataset, *, workers: int | None = None) -> Dataset:
+        """Run a job into `out/name`, continuing what is there."""
+        writer = local_writer(self.out / name, job.writes)
+        return run_local(job, source, writer, workers=workers or self.workers, console=self.console)
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """What the run is measured by."""
+        return load_protocol(find_config(self.experiment.protocol))
+
+    @cached_property
+    def sources(self) -> dict[str, Dataset]:
+        """Stamps that hosts and plain negatives come from, by name."""
+        survey = self.experiment.survey
+        found: dict[str, Dataset] = {}
+        if survey.targets_per_brick:
+            rows = plan_bricks(
+                self.experiment.seed, survey.bricks, survey.targets_per_brick, priors=survey.priors, anchors=0
+            )
+            found[SKY] = self._paint("bricks", SKY, rows)
+        if survey.hosts is not None:
+            found[HOSTS] = open_dataset(survey.hosts).expect(STAMPS)
+        if not any(dataset.num_rows for dataset in found.values()):
+            raise DataError(
+                str(self.out), "there is not one galaxy to inject into", "raise survey.targets_per_brick"
+            )
+        return found
+
+    def _paint(self, bricks: str, name: str, rows: pa.Table) -> Dataset:
+        survey = self.experiment.survey
+        writer = local_writer(self.out / bricks, BRICKS)
+        job = {"job": "plan_bricks", "seed": self.experiment.seed, "rows": rows.num_rows}
+        plan = write_rows(writer, rows, shard_rows=survey.bricks_per_shard, job=job)
+        harvest = HarvestSky(seed=self.experiment.seed, priors=survey.priors, size=survey.size)
+        return self.run_job(name, harvest, plan)
+
+    @cached_property
+    def lookalikes(self) -> Dataset | None:
+        """Mock contaminants, and galaxies that carry a mock anchor's arc; None when none are asked for."""
+        wanted = self.experiment.survey.lookalikes
+        contaminants = {name: getattr(wanted, name) for name in CATEGORIES}
+        if not sum(contaminants.values()) + wanted.anchors:
+            return None
+        rows = plan_bricks(
+            self.experiment.seed,
+            wanted.bricks,
+            0,
+            priors=self.experiment.survey.priors,
+            contaminants=contaminants,
+            anchors=wanted.anchors,
+        )
+        painted = self._paint("lookalike-bricks", "lookalikes", rows)
+        anchors = MakeAnchors(recipe=self.experiment.recipe, seed=self.experiment.seed)
+        return self.run_job("anchors", anchors, painted)
+
+    @cached_property
+    def known_lenses(self) -> Dataset | None:
+        """Cutouts of real lenses as stamps; None where there are none and the experiment allows it."""
+        survey = self.experiment.survey
+        paths = [Path(name) for name in survey.known_lenses]
+        absent = [path for path in paths if not path.exists()]
+        if not paths or (absent and survey.known_lenses_optional):
+            return None
+        psf = AssumedPsf(psfsize_arcsec=survey.assumed_psfsize_arcsec)
+        rows = harvest_cutouts(paths, size=survey.size, kind="lens", psf=psf)
+        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        job = {"job": "harvest_cutouts", "files": files, "kind": "lens", "psf": list(psf.psfsize_arcsec)}
+        return write_rows(local_writer(self.out / "lenses", STAMPS), rows, shard_rows=64, job=job)
+
+    def _inject(self, name: str, source: Dataset, *, sham: bool) -> Dataset:
+        e = self.experiment
+        job = Inject(recipe=e.recipe, seed=e.seed, draws_per_host=1 if sham else e.draws_per_host, sham=sham)
+        return self.run_job(name, job, source)
+
+    @cached_property
+    def pairs(self) -> dict[str, Dataset]:
+        """Injected pairs by source."""
+        return {name: self._inject(f"pairs-{name}", d, sham=False) for name, d in self.sources.items()}
+
+    @cached_property
+    def shams(self) -> dict[str, Dataset]:
+        """Zero-flux injections by source: what the pipeline itself leaves behind."""
+        return {name: self._inject(f"sham-{name}", d, sham=True) for name, d in self.sources.items()}
+
+    @cached_property
+    def plan(self) -> dict[str, SplitName]:
+        """The split of every sky cell and every host without a position."""
+        strata = [group_counts(d.read(["group"])) for d in self.sources.values()]
+        reserved: dict[str, SplitName] = {}
+        for dataset in (self.lookalikes, self.known_lenses):
+            if dataset is not None:
+                # Look-alikes and lenses are only ever tested on, so their cells train nothing.
+                reserved |= dict.fromkeys(group_counts(dataset.read(["group"])), "test")
+        return plan_splits(strata, self.experiment.splits, reserved)
+
+    @cached_property
+    def pair_splits(self) -> dict[str, Dataset]:
+        """Split of every pair, by source."""
+        job = AssignSplits(plan=self.plan, snr_floor_mf=self.experiment.splits.snr_floor_mf)
+        return {
+            name: self.run_job(f"splits-pairs-{name}", job, d, workers=1) for name, d in self.pairs.items()
+        }
+
+    @cached_property
+    def target_splits(self) -> dict[str, Dataset]:
+        """Split of every target of the sources, by source."""
+        job = AssignTargetSplits(plan=self.plan)
+        return {name: self.run_job(f"splits-{name}", job, d, workers=1) for name, d in self.sources.items()}
+
+    @cached_property
+    def foundation(self) -> Findings:
+        """Every check that can be made before training, on all rows."""
+        findings = check_protocol(self.protocol)
+        for pairs in self.pairs.values():
+            findings += check_pairs(pairs)
+        for sham in self.shams.values():
+            findings += check_pairs(sham, sham=True)
+        findings = _merged(findings)
+        splits = [*self.pair_splits.values(), *self.target_splits.values()]
+        findings += check_splits(splits, pairs=tuple(self.pairs.values()))
+        if self.lookalikes is not None:
+            findings += self._lookalike_findings(self.lookalikes)
+        save_json(self.out / "results" / "foundation.json", findings.to_json())
+        return findings
+
+    def _lookalike_findings(self, dataset: Dataset) -> Findings:
+        rows = dataset.read(["kind", "category", "arc_domain", "reject"]).to_pylist()
+        usable = [row for row in rows if row["reject"] is None]
+        categories = Counter(row["category"] for row in usable if row["kind"] == "contaminant")
+        anchors = sum(row["kind"] == "lens" and row["arc_domain"] is not None for row in usable)
+        minima = dict(self.protocol.contaminants.minima)
+        return check_lookalikes(categories, anchors, minima, self.protocol.anchor_recall.anchors_min)
+
+    def rows(self, split: str, columns: Sequence[str]) -> pa.Table:
+        """Pairs of one split over all sources, in order; rows that the split sets aside are left out."""
+        pieces = [
+            of_split(self.pairs[name], self.pair_splits[name], split=split, columns=columns, key="task_id")
+            for name in self.pairs
+        ]
+        return pa.concat_tables(pieces)
+
+    def target_rows(self, split: str, columns: Sequence[str], kinds: Sequence[str]) -> pa.Table:
+        """Targets of one split and the given kinds over all sources, in order."""
+        pieces = [
+            of_split(
+                self.sources[name],
+                self.target_splits[name],
+                split=split,
+                columns=columns,
+                key="target_id",
+                kinds=kinds,
+            )
+            for name in self.sources
+        ]
+        return pa.concat_tables(pieces)
+
+
+def of_split(
+    data: Dataset,
+    splits: Dataset,
+    *,
+    split: str,
+    columns: Sequence[str],
+    key: str,
+    kinds: Sequence[str] | None = None,
+) -> pa.Table:
+    """Rows of one split, shard by shard: the split's shards follow the data's, row by row."""
+    pieces = []
+    for shard in data.keys:
+        marks = splits.read_shard(shard, ["row_id", "split", "reject", "kind"])
+        rows = data.read_shard(shard, columns)
+        if key in columns and not rows.column(key).equals(marks.column("row_id")):
+            raise DataError(
+                splits.where, f"shard {shard} does not follow {data.where} row by row", "split it again"
+            )
+        wanted = [
+            s == split and reject is None and (kinds is None or kind in kinds)
+            for s, reject, kind in zip(
+                *(marks.column(c).to_pylist() for c in ("split", "reject", "kind")), strict=True
+            )
+        ]
+        pieces.append(rows.filter(pa.array(wanted, pa.bool_())))
+    return pa.concat_tables(pieces)
+
+
+def _merged(findings: Findings) -> Findings:
+    """The same check on several datasets becomes one finding: the worst value over all rows."""
+    worst: dict[tuple[str, str], Any] = {}
+    for finding in findings:
+        key = (finding.name, finding.detail if finding.name.startswith("schema_") else "")
+        held = worst.get(key)
+        if held is None:
+            worst[key] = finding
+            continue
+        chosen = finding if (finding.value or 0) > (held.value or 0) else held
+        worst[key] = chosen.model_copy(update={"n": (held.n or 0) + (finding.n or 0)})
+    return Findings(worst.values())
+
+
+def save_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)

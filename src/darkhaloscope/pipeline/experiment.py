@@ -1,0 +1,104 @@
+"""One experiment as one frozen value: what is painted, injected, split, trained and measured."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import yaml
+from pydantic import Field
+
+from darkhaloscope.contracts.config import Frozen, find_config, fingerprint, load
+from darkhaloscope.contracts.errors import ConfigError
+from darkhaloscope.dataset.sampling import PairSampling
+from darkhaloscope.dataset.splits import SplitConfig
+from darkhaloscope.injection.recipe import BaselineRecipe
+from darkhaloscope.stamps.preprocess import Preprocess
+from darkhaloscope.survey.priors import Psf, SkyPriors
+from darkhaloscope.training.config import TrainConfig
+
+MOCK_ANCHORS = 30
+
+
+class Lookalikes(Frozen):
+    """Mock contaminants by class and mock anchors, painted in bricks of their own and used by test only.
+
+    The defaults are the least that the protocol asks for.
+    """
+
+    bricks: int = Field(default=20, ge=1)
+    ring: int = Field(default=50, ge=0)
+    spiral: int = Field(default=50, ge=0)
+    merger: int = Field(default=30, ge=0)
+    spike: int = Field(default=20, ge=0)
+    anchors: int = Field(default=MOCK_ANCHORS, ge=0)
+
+
+class SurveyConfig(Frozen):
+    """Where galaxies come from: a synthetic sky, real cutouts, or both.
+
+    targets_per_brick       deflectors and discs together; `priors.discs.share` of them are discs
+    hosts                   a stamps dataset of real galaxies (`dhs survey cutouts … --out hosts`)
+    known_lenses            cutouts of real lenses to score: .npz or FITS
+    assumed_psfsize_arcsec  FWHM g r z of known-lens cutouts that bring no PSF
+    known_lenses_optional   where their files are absent, their figures are NOT_EVALUATED instead of an error
+    """
+
+    unfingerprinted: ClassVar[frozenset[str]] = frozenset({"bricks_per_shard"})
+
+    bricks: int = Field(default=160, ge=1)
+    targets_per_brick: int = Field(default=8, ge=0)
+    bricks_per_shard: int = Field(default=8, ge=1)
+    size: int = Field(default=64, ge=64)
+    priors: SkyPriors = SkyPriors()
+    lookalikes: Lookalikes = Lookalikes()
+    hosts: str | None = None
+    known_lenses: tuple[str, ...] = ()
+    known_lenses_optional: bool = False
+    assumed_psfsize_arcsec: tuple[float, float, float] = Psf().size_arcsec
+
+
+class Experiment(Frozen):
+    """Everything that decides a run's numbers; its fingerprint names them."""
+
+    unfingerprinted: ClassVar[frozenset[str]] = frozenset({"about"})
+
+    name: str
+    about: str = ""
+    seed: int = 42
+    protocol: str = "evaluation_protocol.yaml"
+    draws_per_host: int = Field(default=1, ge=1)
+    survey: SurveyConfig = SurveyConfig()
+    recipe: BaselineRecipe = BaselineRecipe()
+    splits: SplitConfig = SplitConfig()
+    preprocess: Preprocess = Preprocess()
+    sampling: PairSampling = PairSampling()
+    training: TrainConfig = TrainConfig()
+
+
+def load_experiment(config: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
+    """Read an experiment file (a path, or the name of one that comes with the package)."""
+    return load(find_config(config), Experiment, overrides)
+
+
+def claim(out: Path, experiment: Experiment) -> None:
+    """Take a folder for an experiment, or recognise it as its own; ConfigError if it is another's."""
+    path = out / "config.yaml"
+    if path.exists():
+        found = load(path, Experiment)
+        if fingerprint(found) != fingerprint(experiment):
+            key = _first_difference(found.model_dump(mode="json"), experiment.model_dump(mode="json"))
+            problem = "differs from the run that this folder holds"
+            raise ConfigError(str(out), key, problem, "another --out, or the settings in its config.yaml")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    draft = out / ".config.yaml.part"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _first_difference(a: object, b: object, path: str = "") -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            if a.get(key) != b.get(key):
+                return _first_difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    return path

@@ -1,0 +1,141 @@
+"""The model stages of a run: train on committed pairs, gate data and model, score what was held out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from darkhaloscope.contracts.checks import Findings
+from darkhaloscope.contracts.config import fingerprint
+from darkhaloscope.contracts.random import stream
+from darkhaloscope.contracts.store import Dataset
+from darkhaloscope.gates.arrays import PairArrays
+from darkhaloscope.gates.leakage import leakage_findings
+from darkhaloscope.gates.reliance import reliance_findings
+from darkhaloscope.pipeline.data import DataStages, save_json
+
+LEAKAGE_PAIRS = 4000
+"""Pairs that the probes of the data see: enough for every gate that a single renderer can decide."""
+
+SHAM_PAIRS = 7400
+"""Sham pairs that the probes see: half of the hosts for each class."""
+
+RELIANCE_PAIRS = 4000
+"""Test pairs whose counterfactuals the model is asked about."""
+
+_GATE_COLUMNS = (
+    "task_id", "host_id", "stamp_npz", "ctrl_stamp_npz", "arc_npz", "invvar_npz", "x_center_pix",
+    "y_center_pix", "kappa_r5", "kappa_box", "theta_e_arcsec", "arc_snr_mf", "reject",
+)  # fmt: skip
+
+
+@dataclass
+class ModelStages(DataStages):
+    """Training, gates and scores of one run, made when first asked for and kept on disk."""
+
+    @cached_property
+    def trained(self) -> Any:
+        """The trained checkpoint with its history (`training.train.TrainResult`)."""
+        from darkhaloscope.dataset.pixels import NEGATIVE_COLUMNS, PAIR_COLUMNS, Negatives, Pairs
+        from darkhaloscope.training.train import train
+
+        e = self.experiment
+        floor = e.splits.snr_floor_mf
+        discs = self.target_rows("train", NEGATIVE_COLUMNS, ("disc",))
+        return train(
+            e.training,
+            sampling=e.sampling,
+            preprocess=e.preprocess,
+            train_pairs=Pairs.read(self.rows("train", PAIR_COLUMNS), snr_floor_mf=floor, where="train pairs"),
+            select_pairs=Pairs.read(
+                self.rows("select", PAIR_COLUMNS), snr_floor_mf=floor, where="select pairs"
+            ),
+            negatives=Negatives.read(discs, where="train discs"),
+            out_dir=self.out / "training",
+            fingerprints=self._fingerprints(pairs=self.pairs, splits=self.pair_splits, stamps=self.sources),
+        )
+
+    @staticmethod
+    def _fingerprints(**groups: dict[str, Dataset]) -> dict[str, str]:
+        """Fingerprints by role and source, never by place: a run gives the same bytes in any folder."""
+        return {
+            f"{role}-{name}": d.fingerprint for role, group in groups.items() for name, d in group.items()
+        }
+
+    @cached_property
+    def scorer(self) -> Any:
+        """The trained model as a `training.model.Scorer`."""
+        from darkhaloscope.training.model import load_checkpoint
+
+        return load_checkpoint(self.trained.checkpoint_path, sha256=self.trained.checkpoint_sha256)
+
+    @cached_property
+    def scores(self) -> dict[str, Dataset]:
+        """SCORES of every pair (`pairs-…`) and target (`sky`, `hosts`, `anchors`, `lenses`), by name."""
+        from darkhaloscope.evaluation.score import Score, ScoreStamps
+
+        which = {
+            "checkpoint": str(self.trained.checkpoint_path),
+            "checkpoint_sha256": self.trained.checkpoint_sha256,
+        }
+        pairs = {f"pairs-{name}": d for name, d in self.pairs.items()}
+        targets = dict(self.sources)
+        targets |= {
+            n: d for n, d in (("anchors", self.lookalikes), ("lenses", self.known_lenses)) if d is not None
+        }
+        done = {name: self.run_job(f"scores-{name}", Score(**which), d) for name, d in pairs.items()}
+        return done | {
+            name: self.run_job(f"scores-{name}", ScoreStamps(**which), d) for name, d in targets.items()
+        }
+
+    @cached_property
+    def gates(self) -> Findings:
+        """Every gate of the protocol, on the data and on the model; kept beside what they were made from."""
+        path = self.out / "results" / "gates.json"
+        inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
+        mark = fingerprint([inputs, self.protocol, self.trained.checkpoint_sha256, self.experiment.seed])
+        if path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["made_from"] == mark:
+                return Findings.from_json(held["findings"])
+        findings = self._leakage() + self._reliance()
+        save_json(path, {"made_from": mark, "findings": findings.to_json()})
+        return findings
+
+    def _leakage(self) -> Findings:
+        seed = self.experiment.seed
+        pairs = self._sampled(tuple(self.pairs.values()), LEAKAGE_PAIRS, "pairs")
+        sham = self._sampled(tuple(self.shams.values()), SHAM_PAIRS, "sham")
+        return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham)
+
+    def _reliance(self) -> Findings:
+        rows = _keyed_sample(self.rows("test", _GATE_COLUMNS), RELIANCE_PAIRS, self.experiment.seed)
+        pairs = PairArrays.read(rows, where="test pairs")
+        return reliance_findings(pairs, self.scorer, protocol=self.protocol, seed=self.experiment.seed)
+
+    def _sampled(self, datasets: Sequence[Dataset], most: int, where: str) -> PairArrays:
+        """At most `most` usable pairs of some datasets, chosen by a keyed hash: the same ones every time."""
+        names = pa.concat_tables([d.read(["task_id", "reject"]) for d in datasets])
+        kept = set(_keyed_sample(names, most, self.experiment.seed).column("task_id").to_pylist())
+        pieces = []
+        for dataset in datasets:
+            for shard in dataset.keys:
+                rows = dataset.read_shard(shard, _GATE_COLUMNS)
+                pieces.append(
+                    rows.filter(pa.array([t in kept for t in rows.column("task_id").to_pylist()], pa.bool_()))
+                )
+        return PairArrays.read(pa.concat_tables(pieces), where=where)
+
+
+def _keyed_sample(rows: pa.Table, most: int, seed: int) -> pa.Table:
+    """At most `most` rows without a reject code; which ones depends on their task_id, not on their order."""
+    usable = rows.filter(pa.compute.is_null(rows.column("reject")))
+    if usable.num_rows <= most:
+        return usable
+    ranks = [stream(seed, "gates/sample", task).random() for task in usable.column("task_id").to_pylist()]
+    chosen = np.sort(np.argsort(ranks, kind="stable")[:most])
+    return usable.take(pa.array(chosen))

@@ -1,0 +1,147 @@
+"""From scores to a verdict: measure the test split, decide by the gates, give the report its content."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from darkhaloscope.contracts.checks import Finding, Findings, Status
+from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
+from darkhaloscope.evaluation.metrics import (
+    anchor_metrics,
+    contaminant_metrics,
+    performance_findings,
+    synth_metrics,
+)
+from darkhaloscope.evaluation.samples import Run, host_domain, positives
+from darkhaloscope.evaluation.selection import completeness, detection_threshold
+from darkhaloscope.pipeline.modelling import ModelStages
+from darkhaloscope.report.figures import (
+    Completeness,
+    CompletenessBin,
+    Origin,
+)
+from darkhaloscope.report.report import Verdict
+
+
+def decide(findings: Findings) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict that the deciding findings allow, and why, one sentence for each reason.
+
+    A failure is NO-GO. Something that was not evaluated is never a pass, so it leaves CONDITIONAL-GO at best.
+    """
+    deciding = findings.deciding
+    failed, open_ones = deciding.failed, deciding.not_evaluated
+    if failed:
+        return Verdict.NO_GO, tuple(str(f) for f in failed)
+    if open_ones or not len(deciding):
+        return Verdict.CONDITIONAL_GO, tuple(str(f) for f in open_ones) or ("no deciding check was made",)
+    return Verdict.GO, (f"all {len(deciding)} deciding checks passed",)
+
+
+@dataclass
+class Results(ModelStages):
+    """Metrics, verdict and report of one run."""
+
+    @cached_property
+    def test(self) -> pa.Table:
+        """SCORES of the test split over all sources."""
+        return self._split_scores("test")
+
+    def _split_scores(self, split: str) -> pa.Table:
+        from darkhaloscope.evaluation.score import attach_splits
+
+        named = [(f"pairs-{name}", d) for name, d in self.pair_splits.items()] + [*self.target_splits.items()]
+        pieces = []
+        for name, splits in named:
+            rows = attach_splits(self.scores[name].read(), splits.read(), where=f"scores-{name}")
+            wanted = pc.and_(pc.equal(rows.column("split"), split), pc.is_null(rows.column("split_reject")))
+            pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
+        return pa.concat_tables(pieces)
+
+    @cached_property
+    def lookalike_scores(self) -> pa.Table:
+        """SCORES of mock contaminants, mock anchors and known lenses: test rows all of them."""
+        found = [self.scores[name].read() for name in ("anchors", "lenses") if name in self.scores]
+        return pa.concat_tables(found) if found else self.test.schema.empty_table()
+
+    def _run(self, *names: str) -> Run:
+        return Run(
+            protocol=self.protocol,
+            seed=self.experiment.seed,
+            seeds=(self.experiment.training.seed,),
+            manifests=tuple(self.scores[name].fingerprint for name in names if name in self.scores),
+        )
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Names of the scores whose test rows are measured."""
+        return tuple(name for name in self.scores if name not in ("anchors", "lenses"))
+
+    @cached_property
+    def synth(self) -> tuple[Measured, ...]:
+        """What is measured on simulated arcs."""
+        return synth_metrics(self.test, self._run(*self.tested))
+
+    @cached_property
+    def contaminants(self) -> tuple[Measured, ...]:
+        """What is measured on look-alikes."""
+        return contaminant_metrics(self.lookalike_scores, self._run("anchors"))
+
+    @cached_property
+    def anchors(self) -> tuple[Measured, ...]:
+        """What is measured on mock anchors and on real lenses, each under its own name."""
+        found: list[Measured] = []
+        for name in ("anchors", "lenses"):
+            if name in self.scores:
+                found += anchor_metrics(self.scores[name].read(), self.test, self._run(name, *self.tested))
+        return tuple(found)
+
+    @cached_property
+    def completeness(self) -> Completeness | None:
+        """Found share by theta_E, at a threshold set on the calib split."""
+        threshold = detection_threshold(self._split_scores("calib"), self.protocol)
+        if threshold is None:
+            return None
+        edges = self.protocol.strata["theta_e_arcsec"].edges
+        limits = [(0.0, edges[0]), *pairwise(edges), (edges[-1], None)]
+        bins = completeness(self.test, self._run(*self.tested), threshold)
+        shown = [
+            CompletenessBin(
+                lo=lo, hi=hi, k=b.k, n=b.n, value=b.measured.value, low=b.measured.low, high=b.measured.high
+            )
+            for b, (lo, hi) in zip(bins, limits, strict=False)
+        ]
+        origin = self.origin(host_domain(positives(self.test)), ArcDomain.SIM, *self.tested)
+        return Completeness(
+            bins=tuple(shown), threshold_source=f"calib split: {threshold.text}", origin=origin
+        )
+
+    def origin(self, host: HostDomain, arc: ArcDomain, *names: str) -> Origin:
+        """What the rows of some scores are, and their manifests."""
+        return Origin(host_domain=host, arc_domain=arc, manifests=self._run(*names).manifests)
+
+    @cached_property
+    def findings(self) -> Findings:
+        """The gates, those on performance included."""
+        return self.gates + performance_findings(self.synth, self.protocol) + [self._known_lens_finding()]
+
+    def _known_lens_finding(self) -> Finding:
+        check = self.protocol.check("auroc_synth").model_copy(
+            update={
+                "name": "real_lens_fields",
+                "why": "known lenses are scored where their cutouts are present",
+            }
+        )
+        n = self.known_lenses.num_rows if self.known_lenses is not None else 0
+        detail = f"{n} fields scored: too few for a rate" if n else "no cutout of a known lens was found"
+        return check.not_evaluated(detail, n=n, needs_n=self.protocol.anchor_recall.anchors_min)
+
+
+def summary_lines(findings: Sequence[Finding]) -> list[str]:
+    """One line for each finding that did not pass, failures first."""
+    order = {Status.FAIL: 0, Status.NOT_EVALUATED: 1}
+    shown = sorted((f for f in findings if not f.passed), key=lambda f: order[f.status])
+    return [f"{f.status:<14} {'' if f.decides else '(reported) '}{f}" for f in shown]

@@ -1,0 +1,289 @@
+"""Cutouts: pixels, noise, mask and PSF of one target with its catalogue row; and real ones from files.
+
+Two kinds of file are read. An **NPZ** holds ``images`` (n, 3, y, x) or (3, y, x), bands g r z, in
+nanomaggies; beside it, scalar or one per row: ``ra``, ``dec``, ``z``, ``sigma_v``, ``name``, ``pixscale``,
+``units``, and arrays ``invvar`` like the images and ``psf`` (3, k, k) or (n, 3, k, k). A **FITS** file holds
+a cube whose ``BANDS`` say which plane is which, or one plane per extension, told apart by ``BAND`` and
+``IMAGETYP`` (image or invvar). Pixels are never resampled and the pixel scale is kept as it is.
+
+The target's centre is the reference position of the WCS where that lies near the middle (a cutout server
+centres it there), otherwise an adaptive centroid of the galaxy near the middle: an even cutout may centre on
+(n - 1) / 2 or n / 2, and guessing costs half a pixel.
+
+A file that cannot be read raises DataError; a row whose pixels cannot be used carries a reject code.
+"""
+
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
+from numpy.typing import NDArray
+
+from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.survey.release import BANDS, PIXEL_SCALE_ARCSEC
+
+Image = NDArray[np.floating[Any]]
+
+CENTRED_PIX = 2.0
+"""A WCS reference nearer than this to the middle of the image is the target."""
+
+_PER_ROW = ("ra", "dec", "z", "sigma_v", "name")
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """Pixels around one target, in whatever size they came.
+
+    image, invvar   [nmgy], [1/nmgy^2] white-equivalent with host photons, float (band, y, x), bands g r z
+    mask            mask bits, int32 (y, x)
+    psf             effective PSF, (band, k, k), k odd, each sums to one
+    x_center_pix, y_center_pix   the target, 0-based [pix]
+    pixel_scale_arcsec           [arcsec/pix]
+    row             catalogue columns of the STAMPS table
+    """
+
+    image: Image
+    invvar: Image
+    mask: NDArray[np.int32]
+    psf: Image
+    x_center_pix: float
+    y_center_pix: float
+    pixel_scale_arcsec: float
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class RealPixels:
+    """One image as its file gives it; what the file does not say is None.
+
+    where    file and row, as an error calls it
+    centre   (x, y) of the target [pixel], where the file's WCS says it
+    facts    ra_deg, dec_deg, z, sigma_v_kms, name, release, brickname, where known
+    """
+
+    where: str
+    index: int
+    image: Image
+    invvar: Image | None
+    psf: Image | None
+    pixel_scale_arcsec: float
+    centre: tuple[float, float] | None
+    wcs: WCS | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def read_real_pixels(path: Path, *, pixel_scale: float | None = None) -> Iterator[RealPixels]:
+    """The images of one file, in order.
+
+    pixel_scale   [arcsec/pix], for files that do not say; by default the survey's
+
+    Raises DataError naming the file: absent, truncated, no image, pickled, a band that is not there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(str(path), "there is no such file")
+    scale = PIXEL_SCALE_ARCSEC if pixel_scale is None else pixel_scale
+    if path.suffix == ".npz":
+        yield from _npz_rows(path, scale)
+    elif ".fits" in path.suffixes or ".fit" in path.suffixes:
+        yield _fits_image(path, scale)
+    else:
+        raise DataError(str(path), "is neither .npz nor .fits", "see `dhs survey cutouts --help`")
+
+
+def read_psf(path: Path) -> Image:
+    """A PSF file: g r z kernels (3, k, k), k odd, normalised to one. FITS as cutouts, NPZ key ``psf``."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(str(path), "there is no such file")
+    if path.suffix == ".npz":
+        arrays = _load_npz(path)
+        if "psf" not in arrays:
+            raise DataError(str(path), "holds no array 'psf'", f"has {', '.join(arrays) or 'nothing'}")
+        return check_psf(arrays["psf"], str(path))
+    planes = _planes(path, _open_fits(path)).get("image", {})
+    return check_psf(_stack(planes, str(path)), str(path))
+
+
+def check_psf(kernels: NDArray[Any], where: str) -> Image:
+    """Kernels normalised to one; DataError unless they are (3, k, k), k odd, finite, of positive sum."""
+    shape = kernels.shape
+    if kernels.ndim != 3 or shape[0] != len(BANDS) or shape[1] != shape[2] or shape[1] % 2 == 0:
+        raise DataError(where, f"holds a PSF of shape {shape}", "needed: (3, k, k) for g r z, k odd")
+    values = np.asarray(kernels, dtype=np.float64)
+    sums = values.sum(axis=(1, 2), keepdims=True)
+    if not np.all(np.isfinite(values)) or np.any(sums <= 0.0):
+        raise DataError(where, "holds a PSF that is not finite or sums to nothing")
+    return np.asarray(values / sums)
+
+
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(
+                str(path), "is a bare array, no NPZ", "save it with numpy.savez(..., images=array)"
+            )
+        with loaded as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+            raise DataError(str(path), "holds pickled objects, which are never loaded") from error
+        raise DataError(str(path), f"is not a readable NPZ: {error}") from error
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(str(path), "is truncated or no NPZ") from error
+
+
+def _npz_rows(path: Path, scale: float) -> Iterator[RealPixels]:
+    arrays, where = _load_npz(path), str(path)
+    if "images" not in arrays:
+        raise DataError(where, "holds no array 'images'", f"has {', '.join(arrays) or 'nothing'}")
+    images = _with_rows(arrays["images"], 4, "images", where)
+    _check_units(arrays.get("units"), where)
+    n = images.shape[0]
+    if images.shape[1] != len(BANDS):
+        raise DataError(where, f"'images' has shape {arrays['images'].shape}", "needed: (n, 3, y, x), g r z")
+    invvar = _matching(arrays, "invvar", images.shape, where)
+    psf = _with_rows(arrays["psf"], 4, "psf", where) if "psf" in arrays else None
+    if psf is not None and len(psf) not in (1, n):
+        raise DataError(where, f"'psf' has {len(psf)} rows for {n} images")
+    facts = {key: _one_per_row(arrays, key, n, where) for key in _PER_ROW}
+    given = _one_per_row(arrays, "pixscale", n, where)
+    for k in range(n):
+        here = f"{where} row {k}"
+        yield RealPixels(
+            where=here,
+            index=k,
+            image=images[k],
+            invvar=None if invvar is None else invvar[k],
+            psf=None if psf is None else check_psf(psf[k if len(psf) > 1 else 0], here),
+            pixel_scale_arcsec=float(given[k]) if given is not None else scale,
+            centre=None,
+            facts=_row_facts({key: None if v is None else v[k] for key, v in facts.items()}, here),
+        )
+
+
+def _with_rows(array: NDArray[Any], ndim: int, name: str, where: str) -> NDArray[Any]:
+    if array.dtype.kind not in "fiu" or array.ndim not in (ndim - 1, ndim):
+        raise DataError(where, f"'{name}' is {array.dtype} {array.shape}, no image (3, y, x) or (n, 3, y, x)")
+    return array if array.ndim == ndim else array[None]
+
+
+def _matching(
+    arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], where: str
+) -> NDArray[Any] | None:
+    if name not in arrays:
+        return None
+    found = _with_rows(arrays[name], 4, name, where)
+    if found.shape != shape:
+        raise DataError(where, f"'{name}' has shape {found.shape}, the images {shape}")
+    return found
+
+
+def _check_units(units: NDArray[Any] | None, where: str) -> None:
+    if units is not None and not str(units.ravel()[0]).strip().lower().startswith(("nanomagg", "nmgy")):
+        raise DataError(where, f"is in '{units.ravel()[0]}'", "convert to nanomaggies, AB zero-point 22.5")
+
+
+def _one_per_row(arrays: Mapping[str, NDArray[Any]], key: str, n: int, where: str) -> NDArray[Any] | None:
+    if key not in arrays:
+        return None
+    values = np.atleast_1d(arrays[key])
+    if values.shape not in ((1,), (n,)):
+        raise DataError(where, f"'{key}' has shape {values.shape} for {n} images")
+    return np.broadcast_to(values, (n,))
+
+
+def _row_facts(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    names = {"ra": "ra_deg", "dec": "dec_deg", "z": "z", "sigma_v": "sigma_v_kms"}
+    facts: dict[str, Any] = {}
+    for key, column in names.items():
+        if values[key] is None:
+            continue
+        try:
+            number = float(values[key])
+        except ValueError as error:
+            raise DataError(where, f"'{key}' is '{values[key]}', no number") from error
+        facts[column] = number if np.isfinite(number) else None
+    if values["name"] is not None:
+        facts["name"] = str(values["name"])
+    return facts
+
+
+def _open_fits(path: Path) -> list[tuple[fits.Header, NDArray[Any]]]:
+    """Headers and data of every unit that holds an image."""
+    try:
+        with warnings.catch_warnings():
+            # A short file is only warned about on opening; reading its data below is what fails.
+            warnings.simplefilter("ignore")
+            with fits.open(path, memmap=False) as units:
+                images = [(unit.header, unit.data) for unit in units if unit.is_image]
+                found = [(header, np.array(data)) for header, data in images if data is not None]
+    except (OSError, TypeError, ValueError, EOFError) as error:
+        raise DataError(str(path), "is truncated, damaged or no FITS file") from error
+    if not found:
+        raise DataError(str(path), "holds no image")
+    return found
+
+
+def _planes(path: Path, units: list[tuple[fits.Header, NDArray[Any]]]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Planes by type (image, invvar) and band."""
+    planes: dict[str, dict[str, NDArray[Any]]] = {}
+    for number, (header, data) in enumerate(units):
+        kind = str(header.get("IMAGETYP", "image")).strip().lower()
+        if data.ndim == 3:
+            bands = str(header.get("BANDS", "")).strip().lower()
+            if len(bands) != data.shape[0]:
+                raise DataError(str(path), f"BANDS = '{bands}' does not name the {data.shape[0]} planes")
+            planes.setdefault(kind, {}).update(zip(bands, data, strict=True))
+        elif data.ndim == 2 and "BAND" in header:
+            planes.setdefault(kind, {})[str(header["BAND"]).strip().lower()] = data
+        else:
+            problem = f"extension {number} is {data.ndim}-dimensional and names no band"
+            raise DataError(str(path), problem, "needed: a cube with BANDS, or planes with BAND")
+    return planes
+
+
+def _stack(planes: Mapping[str, NDArray[Any]], where: str) -> Image:
+    missing = [band for band in BANDS if band not in planes]
+    if missing:
+        raise DataError(
+            where, f"has no band {', '.join(missing)}", f"bands there: {', '.join(planes) or 'none'}"
+        )
+    shapes = {planes[band].shape for band in BANDS}
+    if len(shapes) > 1:
+        raise DataError(where, f"its bands differ in shape: {sorted(shapes)}")
+    return np.stack([np.asarray(planes[band], dtype=np.float64) for band in BANDS])
+
+
+def _fits_image(path: Path, scale: float) -> RealPixels:
+    units, where = _open_fits(path), str(path)
+    planes = _planes(path, units)
+    image = _stack(planes.get("image", {}), where)
+    invvar = _stack(planes["invvar"], where) if "invvar" in planes else None
+    if invvar is not None and invvar.shape != image.shape:
+        raise DataError(where, f"invvar {invvar.shape} does not fit the image {image.shape}")
+    header = units[0][0]
+    wcs = WCS(header, naxis=2) if "CRVAL1" in header else None
+    facts: dict[str, Any] = {"release": str(header.get("VERSION", "unknown")).strip() or "unknown"}
+    if "BRICK" in header:
+        facts["brickname"] = str(header["BRICK"]).strip()
+    if wcs is not None:
+        scale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600.0
+    centre = _reference_pixel(wcs, image.shape[1:])
+    return RealPixels(where, 0, image, invvar, None, scale, centre, wcs, facts)
+
+
+def _reference_pixel(wcs: WCS | None, shape: tuple[int, ...]) -> tuple[float, float] | None:
+    if wcs is None:
+        return None
+    x, y = (float(value) - 1.0 for value in wcs.wcs.crpix)
+    off = max(abs(x - 0.5 * (shape[1] - 1)), abs(y - 0.5 * (shape[0] - 1)))
+    return (x, y) if off <= CENTRED_PIX else None

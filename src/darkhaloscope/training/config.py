@@ -1,0 +1,76 @@
+"""What to train and how: configuration only, so that it loads without PyTorch."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from darkhaloscope.contracts.config import Frozen
+
+MONITOR = "select_core_masked_auroc"
+"""The curve that chooses the best epoch and stops training: AUROC on the select split, r < 5 px hidden."""
+
+
+class NetworkConfig(Frozen):
+    """Which network. Defaults are the brief's: ResNet-18 with a 3×3 stem."""
+
+    backbone: str = Field(default="resnet18", description="Any timm model by name.")
+    stem: Literal["3x3", "native"] = Field(
+        default="3x3",
+        description="3x3: the first convolution becomes 3×3 with stride 1, so that 64 px stamps keep their "
+        "resolution; the max-pool behind it is kept. native: as the backbone comes.",
+    )
+    field_pix: int | None = Field(
+        default=None,
+        ge=16,
+        description="The network looks at the middle so many pixels of the normalised stamp; null for all. "
+        "Arcs lie within 14 pixels of the middle: 40 holds them at 40 % of the work.",
+    )
+    options: dict[str, bool | int | float | str | tuple[int, ...]] = Field(
+        default_factory=dict,
+        description="Arguments of the backbone, for instance channels: [16, 32, 64, 128].",
+    )
+    pretrained: bool = Field(
+        default=False, description="Fetch pretrained weights from the hub; needs a network."
+    )
+
+
+class TrainConfig(Frozen):
+    """How to train. Defaults are the brief's."""
+
+    unfingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"num_workers"}
+    )  # rows do not depend on who reads them
+
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    epochs: int = Field(default=50, ge=1, description="At most so many passes over the pairs.")
+    batch_size: int = Field(
+        default=128, ge=1, description="Pairs in a batch; the network sees twice as many rows."
+    )
+    lr: float = Field(default=1e-4, gt=0, description="AdamW's learning rate after the warm-up.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decoupled weight decay.")
+    warmup_epochs: float = Field(default=1.0, ge=0, description="Epochs of linear rise to `lr`.")
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="What follows the warm-up.")
+    final_lr_share: float = Field(
+        default=0.01, ge=0, le=1, description="Share of `lr` left at the cosine's end."
+    )
+    grad_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Labels are drawn so far towards 1/2."
+    )
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = Field(
+        default="auto", description="auto: bf16-mixed on a GPU, 32 on a CPU."
+    )
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        default="auto", description="auto: a GPU where there is one."
+    )
+    patience: int = Field(
+        default=15,
+        ge=1,
+        description=f"Stop after so many epochs without a better {MONITOR} on the select split.",
+    )
+    seed: int = Field(default=42, ge=0, description="Of the first weights and of every choice about rows.")
+    num_threads: int = Field(
+        default=2, ge=1, description="Threads of a CPU run. Fixed, because sums depend on how they are split."
+    )
+    num_workers: int = Field(default=0, ge=0, description="Processes that read rows; changes no number.")
+    deterministic: bool = Field(default=True, description="Refuse operations whose result varies.")

@@ -1,0 +1,237 @@
+"""The classifier and its checkpoint: one file with weights, preprocessing, configuration, history.
+
+A checkpoint holds tensors and one JSON text, so that it loads with ``weights_only=True``: nothing in it can
+run. The same training gives the same bytes, so the file's SHA-256 names the model.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import nn
+
+from darkhaloscope.contracts.config import Frozen, parse
+from darkhaloscope.contracts.errors import ConfigError, DataError
+from darkhaloscope.stamps.measure import CORE_RADIUS_PIX, fill_core
+from darkhaloscope.stamps.preprocess import Preprocess
+from darkhaloscope.training.config import NetworkConfig
+from darkhaloscope.training.frameworks import import_timm
+
+MICRO_BATCH = 16
+"""Rows in every forward pass of a `Scorer`, the last one padded with zeros."""
+
+_FORMAT = 1
+
+
+class LensClassifier(nn.Module):
+    """One logit for each stamp: (n, band, y, x) normalised to (n,), positive where an arc is likely."""
+
+    def __init__(self, config: NetworkConfig, *, bands: int = 3) -> None:
+        super().__init__()
+        self.field_pix = config.field_pix
+        self.backbone = _backbone(config, bands)
+        if config.stem == "3x3":
+            _stem_of_three(self.backbone, config.backbone)
+
+    @classmethod
+    def seeded(cls, config: NetworkConfig, *, bands: int, seed: int) -> Self:
+        """A network whose first weights follow from `seed`; PyTorch's global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config, bands=bands)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of normalised stamps."""
+        logits: torch.Tensor = self.backbone(_middle(x, self.field_pix))
+        return logits[:, 0]
+
+
+def _middle(x: torch.Tensor, size: int | None) -> torch.Tensor:
+    height, width = x.shape[-2:]
+    if size is None or size >= min(height, width):
+        return x
+    top, left = (height - size) // 2, (width - size) // 2
+    return x[..., top : top + size, left : left + size]
+
+
+def _backbone(config: NetworkConfig, bands: int) -> nn.Module:
+    timm = import_timm()
+    where = f"network.backbone={config.backbone}"
+    forbidden = [key for key in config.options if key.startswith("drop")]
+    if forbidden:
+        # Dropout draws from PyTorch's global generator, whose state a resumed run does not share.
+        raise ConfigError(
+            where, f"options.{forbidden[0]}", "would make training depend on global random state"
+        )
+    if config.backbone not in timm.list_models():
+        near = ", ".join(timm.list_models(f"*{config.backbone}*")[:5]) or "see timm.list_models()"
+        raise ConfigError("training", "network.backbone", f"= '{config.backbone}' is not a timm model", near)
+    try:
+        model: nn.Module = timm.create_model(
+            config.backbone, pretrained=config.pretrained, num_classes=1, in_chans=bands, **config.options
+        )
+    except TypeError as error:
+        raise ConfigError(where, "options", f"are not understood by this backbone: {error}") from error
+    except Exception as error:
+        if not config.pretrained:
+            raise
+        problem = f"weights cannot be fetched ({type(error).__name__}); is there a network?"
+        raise ConfigError(
+            where, "network.pretrained", problem, "pretrained: false trains from scratch"
+        ) from error
+    return model
+
+
+def _stem_of_three(backbone: nn.Module, name: str) -> None:
+    """Make the first convolution 3×3 with stride 1. A deep stem keeps its layers and loses its stride."""
+    convolutions = ((path, m) for path, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    path, layer = next(convolutions, ("", None))
+    if layer is None:
+        raise ConfigError(
+            f"network.backbone={name}", "network.stem", "needs a convolution to replace", "native"
+        )
+    parent, _, leaf = path.rpartition(".")
+    first = nn.Conv2d(
+        layer.in_channels, layer.out_channels, 3, stride=1, padding=1, bias=layer.bias is not None
+    )
+    nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+    setattr(backbone.get_submodule(parent), leaf, first)
+
+
+class Card(Frozen):
+    """What a checkpoint says of itself."""
+
+    format: int = _FORMAT
+    network: NetworkConfig
+    preprocess: Preprocess
+    core_radius_pix: float = CORE_RADIUS_PIX
+    stamp_shape: tuple[int, int, int]
+    training: dict[str, Any]
+    sampling: dict[str, Any]
+    fingerprints: dict[str, str]
+    history: tuple[dict[str, float], ...]
+    best_epoch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A trained model, ready to score raw stamps.
+
+    Every forward pass has `MICRO_BATCH` rows, padded with zeros, on one thread: the arithmetic of a row then
+    does not depend on how many rows came with it, and a row's score is the same for any shard, batch
+    size, order or number of workers on one machine (tested bit for bit with this backbone's kernels). Another
+    processor, PyTorch release or a GPU may differ in the last bits of float32: 1e-5 in the logit.
+    """
+
+    model: LensClassifier
+    card: Card
+    sha256: str
+
+    def logits(
+        self,
+        stamps: Float[np.ndarray, "n band y x"],
+        x_center: Float[np.ndarray, "n"],
+        y_center: Float[np.ndarray, "n"],
+        *,
+        core_masked: bool = False,
+    ) -> Float32[np.ndarray, "n"]:
+        """The network's logits of raw stamps [nmgy]; `core_masked` zeroes r < 5 px after normalisation.
+
+        Raises DataError when the stamps' size is not the one the model was trained on.
+        """
+        if tuple(stamps.shape[1:]) != self.card.stamp_shape:
+            raise DataError(
+                f"checkpoint {self.sha256[:12]}",
+                f"was trained on stamps {self.card.stamp_shape}, these are {tuple(stamps.shape[1:])}",
+            )
+        out = np.empty(len(stamps), np.float32)
+        for start in range(0, len(stamps), MICRO_BATCH):
+            part = slice(start, start + MICRO_BATCH)
+            seen = self.card.preprocess.apply(stamps[part], x_center[part], y_center[part])
+            if core_masked:
+                radius = self.card.core_radius_pix
+                seen = fill_core(seen, x_center[part], y_center[part], radius_pix=radius, fill="zero")
+            out[part] = self._forward(seen)
+        return out
+
+    def __call__(
+        self,
+        stamps: Float[np.ndarray, "n band y x"],
+        x_center: Float[np.ndarray, "n"],
+        y_center: Float[np.ndarray, "n"],
+        *,
+        core_masked: bool = False,
+    ) -> Float[np.ndarray, "n"]:
+        """Probabilities at the training prevalence (one half), float64, of raw stamps [nmgy]."""
+        logits = self.logits(stamps, x_center, y_center, core_masked=core_masked).astype(np.float64)
+        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+
+    def _forward(self, seen: Float32[np.ndarray, "n band y x"]) -> Float32[np.ndarray, "n"]:
+        padded = np.zeros((MICRO_BATCH, *seen.shape[1:]), np.float32)
+        padded[: len(seen)] = seen
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                logits = self.model(torch.from_numpy(padded))
+        finally:
+            torch.set_num_threads(threads)
+        return np.asarray(logits[: len(seen)].numpy())
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, torch.Tensor], card: Card) -> str:
+    """Write a checkpoint atomically (temporary file in the same folder, then rename); return its SHA-256."""
+    buffer = io.BytesIO()
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
+    text = json.dumps(card.model_dump(mode="json"), sort_keys=True)
+    torch.save({"weights": plain, "card": text}, buffer)
+    write_atomically(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Bytes reach the disk under another name in the same folder: a kill leaves the old file or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Scorer:
+    """Read a checkpoint and build its model, in evaluation mode on the CPU.
+
+    Raises DataError when the file is absent, is not a checkpoint of ours, or is not the one `sha256` names.
+    """
+    where = str(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(where, f"cannot be read: {error.strerror}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise DataError(where, f"has SHA-256 {found[:12]}…, expected {sha256[:12]}…", "it was trained again")
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        weights, text = content["weights"], json.loads(content["card"])
+    except Exception as error:
+        raise DataError(where, f"is not a checkpoint of ours: {_first_line(error)}") from error
+    card = parse(text, Card, where)
+    network = card.network.model_copy(update={"pretrained": False})
+    model = LensClassifier.seeded(network, bands=card.stamp_shape[0], seed=0)
+    model.load_state_dict(weights)
+    return Scorer(model.eval(), card, found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
