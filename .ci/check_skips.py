@@ -1,6 +1,6 @@
 """Fail on a skipped test that the list of allowed skips does not name, and on a list entry without a reason.
 
-Usage: check_skips.py JUNIT_XML ALLOWED. Each line of ALLOWED reads ``test name | reason``; # starts a comment.
+Usage: check_skips.py JUNIT_XML ALLOWED. A line of ALLOWED reads ``test name | reason``; # starts a comment.
 """
 
 import sys

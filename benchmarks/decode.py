@@ -41,14 +41,21 @@ def _seconds(read: Callable[[bytes], Cube], blobs: list[bytes]) -> float:
 
 def measure(stamps: int, rounds: int) -> dict[str, float]:
     """Median ratios over interleaved rounds; raises if a single pixel differs."""
-    cubes = [stream(1, "benchmark/decode", str(k)).normal(0, 0.01, (3, 64, 64)).astype("f4") for k in range(stamps)]
+    cubes = [
+        stream(1, "benchmark/decode", str(k)).normal(0, 0.01, (3, 64, 64)).astype("f4") for k in range(stamps)
+    ]
     stored, deflated = [encode_planes("image", c) for c in cubes], [_deflated(c) for c in cubes]
     for blobs in (stored, deflated):
         for blob, cube in zip(blobs, cubes, strict=True):
             if not (np.array_equal(_ours(blob), cube) and np.array_equal(_numpy_load(blob), cube)):
                 message = "the two readers disagree"
                 raise AssertionError(message)
-    times: dict[str, list[float]] = {"ours": [], "ours_deflated": [], "numpy_stored": [], "numpy_deflated": []}
+    times: dict[str, list[float]] = {
+        "ours": [],
+        "ours_deflated": [],
+        "numpy_stored": [],
+        "numpy_deflated": [],
+    }
     for _ in range(rounds):
         times["ours"].append(_seconds(_ours, stored))
         times["numpy_stored"].append(_seconds(_numpy_load, stored))

@@ -16,7 +16,8 @@ from darkhaloscope.contracts.errors import StampError
 from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, SPLITS_NAMES
 from darkhaloscope.stamps import measure
-from darkhaloscope.stamps.stamp import BANDS, decode_planes, decode_stamp
+from darkhaloscope.stamps.stamp import decode_planes, decode_stamp
+from darkhaloscope.survey.release import BANDS
 
 LARGEST_FLUX_NMGY = 1e6
 SMALLEST_VARIANCE = 1e-10

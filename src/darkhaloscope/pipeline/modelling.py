@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset
+from darkhaloscope.evaluation.samples import negatives
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.leakage import leakage_findings
 from darkhaloscope.gates.reliance import reliance_findings
@@ -92,6 +94,18 @@ class ModelStages(DataStages):
             name: self.run_job(f"scores-{name}", ScoreStamps(**which), d) for name, d in targets.items()
         }
 
+    def split_scores(self, split: str) -> pa.Table:
+        """SCORES of one split over all sources; rows that the split sets aside are left out."""
+        from darkhaloscope.evaluation.score import attach_splits
+
+        named = [(f"pairs-{name}", d) for name, d in self.pair_splits.items()] + [*self.target_splits.items()]
+        pieces = []
+        for name, splits in named:
+            rows = attach_splits(self.scores[name].read(), splits.read(), where=f"scores-{name}")
+            wanted = pc.and_(pc.equal(rows.column("split"), split), pc.is_null(rows.column("split_reject")))
+            pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
+        return pa.concat_tables(pieces)
+
     @cached_property
     def gates(self) -> Findings:
         """Every gate of the protocol, on the data and on the model; kept beside what they were made from."""
@@ -115,7 +129,10 @@ class ModelStages(DataStages):
     def _reliance(self) -> Findings:
         rows = _keyed_sample(self.rows("test", _GATE_COLUMNS), RELIANCE_PAIRS, self.experiment.seed)
         pairs = PairArrays.read(rows, where="test pairs")
-        return reliance_findings(pairs, self.scorer, protocol=self.protocol, seed=self.experiment.seed)
+        calibration = negatives(self.split_scores("calib")).score
+        return reliance_findings(
+            pairs, self.scorer, protocol=self.protocol, seed=self.experiment.seed, negatives=calibration
+        )
 
     def _sampled(self, datasets: Sequence[Dataset], most: int, where: str) -> PairArrays:
         """At most `most` usable pairs of some datasets, chosen by a keyed hash: the same ones every time."""
@@ -133,7 +150,7 @@ class ModelStages(DataStages):
 
 def _keyed_sample(rows: pa.Table, most: int, seed: int) -> pa.Table:
     """At most `most` rows without a reject code; which ones depends on their task_id, not on their order."""
-    usable = rows.filter(pa.compute.is_null(rows.column("reject")))
+    usable = rows.filter(pc.is_null(rows.column("reject")))
     if usable.num_rows <= most:
         return usable
     ranks = [stream(seed, "gates/sample", task).random() for task in usable.column("task_id").to_pylist()]

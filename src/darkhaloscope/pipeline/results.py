@@ -6,7 +6,6 @@ from functools import cached_property
 from itertools import pairwise
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
@@ -48,18 +47,7 @@ class Results(ModelStages):
     @cached_property
     def test(self) -> pa.Table:
         """SCORES of the test split over all sources."""
-        return self._split_scores("test")
-
-    def _split_scores(self, split: str) -> pa.Table:
-        from darkhaloscope.evaluation.score import attach_splits
-
-        named = [(f"pairs-{name}", d) for name, d in self.pair_splits.items()] + [*self.target_splits.items()]
-        pieces = []
-        for name, splits in named:
-            rows = attach_splits(self.scores[name].read(), splits.read(), where=f"scores-{name}")
-            wanted = pc.and_(pc.equal(rows.column("split"), split), pc.is_null(rows.column("split_reject")))
-            pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
-        return pa.concat_tables(pieces)
+        return self.split_scores("test")
 
     @cached_property
     def lookalike_scores(self) -> pa.Table:
@@ -102,7 +90,7 @@ class Results(ModelStages):
     @cached_property
     def completeness(self) -> Completeness | None:
         """Found share by theta_E, at a threshold set on the calib split."""
-        threshold = detection_threshold(self._split_scores("calib"), self.protocol)
+        threshold = detection_threshold(self.split_scores("calib"), self.protocol)
         if threshold is None:
             return None
         edges = self.protocol.strata["theta_e_arcsec"].edges

@@ -18,7 +18,7 @@ from darkhaloscope.contracts.config import tagged
 from darkhaloscope.contracts.errors import DataError, StampError, naming
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, KINDS, STAMPS, Table
-from darkhaloscope.stamps.stamp import BANDS, STAMP_SIZE, Stamp, crop
+from darkhaloscope.stamps.stamp import STAMP_SIZE, Stamp, crop
 from darkhaloscope.survey.cutouts import Cutout, RealPixels, read_psf, read_real_pixels
 from darkhaloscope.survey.painting import paint_target
 from darkhaloscope.survey.photometry import (
@@ -32,7 +32,7 @@ from darkhaloscope.survey.photometry import (
 )
 from darkhaloscope.survey.priors import Psf, SkyPriors
 from darkhaloscope.survey.psf import measure_fwhm, moffat_kernel, n_eff
-from darkhaloscope.survey.release import MASK_BITS, healpix_cell, sky_group
+from darkhaloscope.survey.release import BANDS, MASK_BITS, healpix_cell, sky_group
 from darkhaloscope.survey.sky import harvest_brick
 
 EMPTY_SHARE = 0.005

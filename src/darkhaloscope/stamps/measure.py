@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.stamps.stamp import BANDS
+from darkhaloscope.survey.photometry import MAD_TO_STD
+from darkhaloscope.survey.release import BANDS
 
 CORE_RADIUS_PIX = 5.0
 CORE_BOX_PIX = 10
 OUTER_RADIUS_PIX = 20.0
 SHUFFLE_BINS = 8
-MAD_TO_STD = 1.4826
 
 Center = float | ArrayLike | None
 Bool = NDArray[np.bool_]

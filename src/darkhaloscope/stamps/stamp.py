@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import StampError
 from darkhaloscope.stamps.npz import Blob, read_npz, shown, write_npz
+from darkhaloscope.survey.release import BANDS
 
-BANDS = ("g", "r", "z")
 STAMP_SIZE = 64
 
 StampArray = Float32[np.ndarray, "band y x"]

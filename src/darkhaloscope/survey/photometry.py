@@ -17,6 +17,9 @@ from darkhaloscope.survey.release import BANDS, gain_from_noise, nominal_gain, s
 Image = NDArray[np.floating[Any]]
 Numbers = NDArray[np.float64]
 
+MAD_TO_STD = 1.4826
+"""The standard deviation of a normal distribution in units of its median absolute deviation."""
+
 CENTRE_SEARCH_PIX = 4.0
 """The target is taken to be the brightest thing this near to the middle."""
 
@@ -28,7 +31,6 @@ _ROUNDS = 60
 _CONVERGED = 1.0e-5
 _SOURCE_RADIUS_ARCSEC = 7.0
 _FEWEST_BLANK = 200
-_MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def blank_pixels(image: Image, x: float, y: float, pixel_scale: float) -> NDArra
 def _robust(values: Numbers) -> tuple[float, float]:
     """Median and 1.4826 MAD."""
     level = float(np.median(values))
-    return level, _MAD_TO_SIGMA * float(np.median(np.abs(values - level)))
+    return level, MAD_TO_STD * float(np.median(np.abs(values - level)))
 
 
 def blank_sigma_w(image: Image, blank: NDArray[np.bool_]) -> Numbers:
