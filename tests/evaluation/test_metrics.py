@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -270,13 +272,20 @@ def test_hosts_used_again_widen_the_completeness_interval(arcs, plain, run):
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
-def test_a_threshold_from_few_negatives_withholds_the_completeness(arcs, plain, run):
+def test_with_too_few_negatives_for_a_rate_the_threshold_is_the_briefs_fixed_probability(arcs, plain, run):
     threshold = detection_threshold(plain.slice(0, 300), run.protocol)
-    assert not threshold.enough
+    assert threshold.threshold == 0.5
+    assert "fixed beforehand" in threshold.text
+    assert "300 negatives" in threshold.text
+    bins = completeness(arcs, run, threshold)
+    assert sum(b.k for b in bins) == int((positives(arcs).score > 0.5).sum())
+    assert detection_threshold(plain.slice(0, 0), run.protocol) is None
+
+
+def test_a_threshold_that_says_it_rests_on_too_few_negatives_withholds_the_completeness(arcs, plain, run):
+    threshold = replace(detection_threshold(plain, run.protocol), enough=False)
     found = completeness(arcs, run, threshold)[2].measured
     assert found.status is Status.NOT_EVALUATED
-    assert found.value is not None
-    assert detection_threshold(plain.slice(0, 50), run.protocol) is None
 
 
 def test_the_gate_on_auroc_reads_the_measured_figure(synth, run):

@@ -10,7 +10,7 @@ from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.evaluation.samples import Run, Sample, host_domain, negatives, positives
 from darkhaloscope.gates.detection import OperatingPoint, point_at
-from darkhaloscope.stats import clustered_binomial, design_effect
+from darkhaloscope.stats import binomial, clustered_binomial, design_effect
 
 FEWEST_EFFECTIVE = 30.0
 """Effective rows below which a bin is called insufficient."""
@@ -19,11 +19,20 @@ FEWEST_EFFECTIVE = 30.0
 def detection_threshold(calibration: pa.Table, protocol: Protocol) -> OperatingPoint | None:
     """The threshold at the lowest of the protocol's rates that the negatives of `calibration` can set.
 
-    With too few for any, the highest rate is taken and `enough` is false; None where it has no rank either.
+    With too few for any rate, the brief's lowest fixed probability is the threshold: no rate is promised, and
+    the text gives the share of the negatives above it with its Clopper-Pearson interval. None without any.
     """
     scores, rules = negatives(calibration).score, protocol.operating_points
     able = [fpr for fpr in sorted(rules.fpr) if len(scores) >= rules.negatives_needed(fpr)]
-    return point_at(scores, able[0] if able else max(rules.fpr), protocol)
+    if able:
+        return point_at(scores, able[0], protocol)
+    if not len(scores):
+        return None
+    fixed, n = min(protocol.contaminants.thresholds), len(scores)
+    above = binomial(int((scores > fixed).sum()), n, method="clopper-pearson")
+    rate = f"FPR {above.value:.2g} [{above.low:.2g}, {above.high:.2g}] of {n} negatives"
+    text = f"p > {fixed:g}, fixed beforehand; {rate}"
+    return OperatingPoint(fixed, float(above.value or 0.0), n, enough=True, text=text)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from darkhaloscope.stamps.stamp import decode_planes
 from darkhaloscope.stats import roc_curve
 
 GALLERY = 6
-GALLERY_LEAST_SNR = 10.0
+GALLERY_LEAST_SNR = 25.0
 _GALLERY_COLUMNS = (
     "task_id", "host_domain", "stamp_npz", "ctrl_stamp_npz", "arc_npz", "theta_e_arcsec", "arc_snr_mf",
     "reject",
@@ -222,7 +222,8 @@ def _manifests(run: Results) -> tuple[ManifestEntry, ...]:
 
 def _limits(run: Results) -> tuple[str, ...]:
     limits = [
-        "Sources are two-component Sérsic galaxies from published and measured priors, not real galaxies."
+        f"The pairs shown are drawn from those with matched-filter S/N of at least {GALLERY_LEAST_SNR:g}.",
+        "Sources are two-component Sérsic galaxies from published and measured priors, not real galaxies.",
     ]
     if HOSTS in run.sources:
         assumed = run.sources[HOSTS].read(["psf_source"]).column("psf_source").to_pylist().count("assumed")

@@ -322,7 +322,7 @@ def roc(curves: Sequence[RocCurve], *, log_x: bool = False) -> bytes:
 
     Shaded: rates that fewer than ten of the negatives would reach, where the curve says nothing.
     """
-    n_neg = min((curve.n_neg for curve in curves), default=0)
+    n_neg = max((curve.n_neg for curve in curves), default=0)
     silent = min(1.0, DECIDING_COUNT / n_neg) if n_neg else 1.0
     with _house_style():
         figure, axes = _panel("false positive rate", "true positive rate")

@@ -1,0 +1,72 @@
+"""Documentation that can go stale is generated, or executed."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from darkhaloscope.contracts.config import find_config
+from darkhaloscope.contracts.tables import HOUSE_TABLES
+from darkhaloscope.pipeline.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+EXPERIMENTS = sorted(p.name for p in (ROOT / "configs" / "experiments").glob("*.yaml"))
+
+
+def test_the_table_documentation_is_what_the_tables_say():
+    """Renew it by writing the result of `contracts_page()` to the file."""
+    assert (ROOT / "docs" / "contracts.md").read_text() == contracts_page()
+
+
+def contracts_page():
+    head = "# Tables\n\nGenerated from `contracts/tables.py`; a test fails when it is stale.\n\n"
+    return head + "\n".join(table.docs() for table in HOUSE_TABLES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_file_loads_and_is_named_for_itself(name):
+    experiment = load_experiment(name)
+    assert f"{experiment.name}.yaml" == name
+    assert (ROOT / "configs" / "experiments" / name).read_text().startswith(f"# {experiment.name}: ")
+
+
+def test_the_briefs_arms_differ_where_they_say():
+    base = load_experiment("gen5_prime_baseline.yaml")
+    assert base.training.network.backbone == "resnet18"
+    assert (base.sampling.hard_negative_ratio, base.sampling.core_dropout_prob, base.sampling.paired) == (
+        0.4,
+        0.5,
+        True,
+    )
+    assert load_experiment("ablate_no_hardneg.yaml").sampling.hard_negative_ratio == 0.0
+    assert load_experiment("ablate_no_coredrop.yaml").sampling.core_dropout_prob == 0.0
+    minimal = load_experiment("ablate_minimal.yaml").sampling
+    assert (minimal.hard_negative_ratio, minimal.core_dropout_prob, minimal.paired) == (0.0, 0.0, False)
+
+
+def test_the_readme_names_every_configuration_and_only_verbs_that_exist():
+    for name in EXPERIMENTS:
+        assert f"`{name}`" in README
+    verbs = set(re.findall(r"^dhs (survey \w+|\w+)", README, flags=re.MULTILINE))
+    assert verbs >= {"demo", "run", "train", "verify", "report", "inject", "survey sky", "survey cutouts"}
+    dhs = Path(sys.executable).with_name("dhs")
+    for verb in sorted(verbs):
+        subprocess.run([dhs, *verb.split(), "--help"], check=True, capture_output=True)
+
+
+def test_the_makefile_has_the_readmes_targets():
+    if shutil.which("make") is None:
+        pytest.fail("make is needed to run this project")
+    for target in set(re.findall(r"`?make (\w+)`?", README)):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_configuration_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("demo.yaml").name == "demo.yaml"
+    assert find_config("configs/experiments/demo.yaml").exists()

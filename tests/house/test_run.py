@@ -1,0 +1,299 @@
+"""A whole run through the command: its exit codes, its figures, a kill -9 in it, and faults planted in it."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from darkhaloscope.contracts.store import local_writer, open_dataset
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS
+from darkhaloscope.stamps.stamp import decode_planes, encode_planes
+
+pytestmark = pytest.mark.slow
+
+RESULTS = ("foundation.json", "gates.json", "metrics.json")
+
+
+def results(run):
+    return {name: (run / "results" / name).read_bytes() for name in RESULTS}
+
+
+def checkpoint(run):
+    return hashlib.sha256((run / "training" / "checkpoint.pt").read_bytes()).hexdigest()
+
+
+def fingerprints(run):
+    return {p.parent.name: json.loads(p.read_text())["fingerprint"] for p in run.glob("*/manifest.json")}
+
+
+def line_of(text, name):
+    """The line that `dhs verify` prints for one finding."""
+    (line,) = [line for line in text.splitlines() if f" {name} " in line or f" {name}:" in line]
+    return line
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, typed, tiny):
+    """(folder, answer, seconds) of `dhs run`, from nothing to the report."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    began = time.monotonic()
+    answer = typed("run", "demo.yaml", "--out", out, "--workers", "1", *tiny)
+    return out, answer, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def report(undisturbed):
+    out, answer, _ = undisturbed
+    assert (out / "report.json").exists(), answer.err
+    return json.loads((out / "report.json").read_text())
+
+
+def test_a_run_ends_with_a_report_and_the_exit_code_of_its_verdict(undisturbed, report):
+    out, answer, seconds = undisturbed
+    assert report["verdict"] in ("GO", "CONDITIONAL-GO", "NO-GO")
+    assert answer.code == (1 if report["verdict"] == "NO-GO" else 0)
+    assert report["verdict"] != "GO"
+    assert seconds < 180
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert report["verdict"] in page
+    assert page.rstrip().endswith("</html>")
+    assert "Traceback" not in answer.err
+    assert str(out / "report.html") in answer.last
+
+
+def test_every_figure_names_manifests_that_stand_in_the_run(undisturbed, report):
+    out, _, _ = undisturbed
+    known = set(fingerprints(out).values())
+    measured = json.loads((out / "results" / "metrics.json").read_text())
+    assert len(measured) > 10
+    for figure in [*measured, *report["measured"], *report["slices"], *report["contaminants"]]:
+        assert figure["manifests"], figure["name"]
+        assert set(figure["manifests"]) <= known, figure["name"]
+    assert {entry["fingerprint"] for entry in report["manifests"]} <= known
+    assert report["unlisted_manifests"] == []
+
+
+def test_one_walks_back_from_every_dataset_to_the_bricks(undisturbed):
+    out, _, _ = undisturbed
+    by_mark = {mark: name for name, mark in fingerprints(out).items()}
+    for path in out.glob("*/manifest.json"):
+        name = path.parent.name
+        steps = 0
+        while inputs := json.loads((out / name / "manifest.json").read_text())["inputs"]:
+            name, steps = by_mark[inputs["source"]], steps + 1
+            assert steps < 6
+        assert name in ("bricks", "lookalike-bricks")
+
+
+def test_simulated_figures_never_call_themselves_real(report):
+    for figure in report["measured"]:
+        assert "real" not in (figure["host_domain"], figure["arc_domain"])
+        assert not figure["name"].startswith(("real_", "anchor_")) or figure["value"] is None
+
+
+def test_the_same_command_again_changes_no_number(undisturbed, typed, tiny):
+    out, first, _ = undisturbed
+    before, marks, weights = results(out), fingerprints(out), checkpoint(out)
+    again = typed("run", "demo.yaml", "--out", out, "--workers", "1", *tiny)
+    assert again.code == first.code
+    assert results(out) == before
+    assert fingerprints(out) == marks
+    assert checkpoint(out) == weights
+
+
+def test_report_writes_the_page_again_and_does_no_stage_again(undisturbed, report, dhs):
+    out, _, _ = undisturbed
+    before, weights = results(out), checkpoint(out)
+    commits = {p: p.stat().st_mtime_ns for p in out.glob("*/commits/*.json")}
+    (out / "report.html").unlink()
+    assert dhs("report", out).code == 0
+    assert (out / "report.html").exists()
+    assert results(out) == before
+    assert checkpoint(out) == weights
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/commits/*.json")} == commits
+    again = json.loads((out / "report.json").read_text())
+    assert {k: v for k, v in again.items() if k != "created"} == {
+        k: v for k, v in report.items() if k != "created"
+    }
+
+
+def kill_when(process, there, deadline=120.0):
+    """kill -9 as soon as `there()` holds."""
+    ends = time.monotonic() + deadline
+    while not there():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < ends
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+def test_killed_in_injection_and_in_training_a_run_ends_with_the_same_numbers(
+    undisturbed, start, typed, tiny, tmp_path
+):
+    """By `dhs demo`, in another folder: it also exits 0 whatever the verdict."""
+    whole, _, _ = undisturbed
+    out = tmp_path / "killed"
+    command = ("demo", "--out", out, "--workers", "1", *tiny)
+
+    process = start(*command, stderr=subprocess.DEVNULL)
+    kill_when(process, lambda: list((out / "pairs-sky" / "commits").glob("*.json")))
+    kept = {p: p.read_bytes() for p in (out / "pairs-sky" / "commits").glob("*.json")}
+    times = {p: p.stat().st_mtime_ns for p in kept}
+    assert kept
+    assert not (out / "pairs-sky" / "manifest.json").exists()
+
+    process = start(*command, stderr=subprocess.DEVNULL)
+    kill_when(process, (out / "training" / "last.ckpt").exists)
+    assert {p: p.stat().st_mtime_ns for p in kept} == times
+    assert not (out / "training" / "checkpoint.pt").exists()
+
+    answer = typed(*command)
+    assert answer.code == 0, answer.err
+    assert json.loads((out / "report.json").read_text())["verdict"] in ("CONDITIONAL-GO", "NO-GO")
+    assert fingerprints(out) == fingerprints(whole)
+    assert checkpoint(out) == checkpoint(whole)
+    assert results(out) == results(whole)
+
+
+@pytest.fixture
+def copied(undisturbed, tmp_path):
+    """A copy of the finished run, to plant faults in."""
+    out = tmp_path / "copy"
+    shutil.copytree(undisturbed[0], out)
+    return out
+
+
+def replaced(folder, table, change):
+    """Rewrite a dataset as its own job would have written it, with `change` made to its rows (a list)."""
+    old = open_dataset(folder)
+    rows = {key: old.read_shard(key).to_pylist() for key in old.keys}
+    change([row for shard in rows.values() for row in shard])
+    fresh = folder.with_name(f"{folder.name}.fresh")
+    writer, manifest = local_writer(fresh, table), old.manifest
+    identity = (manifest.job, manifest.job_fingerprint, manifest.inputs)
+    writer.begin(*identity)
+    for key, shard in rows.items():
+        writer.commit(key, table.conform(shard))
+    writer.finish(rows, *identity)
+    shutil.rmtree(folder)
+    fresh.rename(folder)
+
+
+def test_verify_of_a_finished_run_prints_every_finding(undisturbed, dhs):
+    """Two look-alikes of a class are fewer than the protocol asks for, so this run cannot pass."""
+    answer = dhs("verify", undisturbed[0])
+    assert answer.code == 1
+    for name in ("protocol_directions", "pair_finite", "split_host_overlap", "split_test_filled"):
+        assert line_of(answer.err, name).startswith("PASS"), name
+    assert line_of(answer.err, "contaminants_ring").startswith("FAIL")
+    assert line_of(answer.err, "anchors_count").startswith("FAIL")
+    assert line_of(answer.err, "protocol_locked").startswith("NOT_EVALUATED")
+    assert answer.last == "NO-GO"
+
+
+def test_verify_exits_0_when_no_check_fails(copied, dhs):
+    """The same sky without look-alikes: nothing fails, and what is open leaves CONDITIONAL-GO."""
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    config["survey"]["lookalikes"] |= dict.fromkeys(("ring", "spiral", "merger", "spike", "anchors"), 0)
+    (copied / "config.yaml").write_text(yaml.safe_dump(config))
+    for folder in copied.glob("splits-*"):
+        shutil.rmtree(folder)
+    answer = dhs("verify", copied)
+    assert answer.code == 0, answer.err
+    assert answer.last == "CONDITIONAL-GO"
+    assert "FAIL" not in answer.err
+
+
+def test_verify_finds_a_host_in_two_splits(copied, dhs):
+    moved = []
+
+    def move(rows):
+        row = next(r for r in rows if r["split"] == "train")
+        row["split"] = "test"
+        moved.append(row["host_id"])
+
+    replaced(copied / "splits-pairs-sky", SPLITS, move)
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    line = line_of(answer.err, "split_host_overlap")
+    assert line.startswith("FAIL")
+    assert "split_host_overlap = 1, must be exactly 0" in line
+    assert moved[0] in line
+
+
+def test_verify_finds_a_nan_stamp(copied, dhs):
+    planted = []
+
+    def plant(rows):
+        row = next(r for r in rows if r["reject"] is None)
+        cube = decode_planes(row["stamp_npz"], where=row["task_id"]).copy()
+        cube[1, 5, 5] = np.nan
+        row["stamp_npz"] = encode_planes("image", cube)
+        planted.append(row["task_id"])
+
+    replaced(copied / "pairs-sky", PAIRED_STAMPS, plant)
+    shutil.rmtree(copied / "splits-pairs-sky")  # they were made from the pairs before
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    line = line_of(answer.err, "pair_finite")
+    assert line.startswith("FAIL")
+    assert planted[0] in line
+
+
+def test_verify_finds_controls_that_are_their_stamps(copied, dhs):
+    def plant(rows):
+        row = next(r for r in rows if r["reject"] is None)
+        row["ctrl_stamp_npz"] = row["stamp_npz"]
+
+    replaced(copied / "pairs-sky", PAIRED_STAMPS, plant)
+    shutil.rmtree(copied / "splits-pairs-sky")
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    assert line_of(answer.err, "pair_identical").startswith("FAIL")
+
+
+def test_verify_finds_a_flipped_gate_direction(copied, dhs):
+    shipped = Path(__file__).resolve().parents[2] / "configs" / "evaluation_protocol.yaml"
+    protocol = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    assert protocol["gates"]["v1"]["core_lr_auc"]["direction"] == "below"
+    protocol["gates"]["v1"]["core_lr_auc"]["direction"] = "above"
+    flipped = copied / "flipped.yaml"
+    flipped.write_text(yaml.safe_dump(protocol))
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(yaml.safe_dump(config | {"protocol": str(flipped)}))
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    line = line_of(answer.err, "protocol_directions")
+    assert line.startswith("FAIL")
+    assert "core_lr_auc is 'above', must be 'below'" in line
+
+
+def test_verify_finds_bytes_that_changed_since_they_were_committed(copied, dhs):
+    """One flipped byte among the pixels, as a bad disk or a careless copy leaves it."""
+    shard = next((copied / "sky" / "shards").glob("*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0x01
+    shard.write_bytes(data)
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    assert answer.last.startswith("dhs: ")
+    assert shard.name in answer.last
+    assert "has changed since it was committed" in answer.last
+
+
+def test_splits_of_another_job_are_not_taken_for_ours(copied, dhs):
+    """A dataset swapped for a foreign one is refused, not read."""
+    claim = copied / "splits-pairs-sky" / "job.json"
+    content = json.loads(claim.read_text())
+    claim.write_text(json.dumps(content | {"fingerprint": "0" * 16}))
+    answer = dhs("verify", copied)
+    assert answer.code == 1
+    assert "splits-pairs-sky" in answer.last
+    assert "belongs to another job" in answer.last
