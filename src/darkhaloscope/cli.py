@@ -165,3 +165,6 @@ def main() -> None:
         sentence = str(error) + (f" [{'; '.join(notes)}]" if notes else "")
         sys.stderr.write(f"dhs: {sentence}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:  # no space left, no permission, a folder that is a file
+        sys.stderr.write(f"dhs: {error.filename or 'a file'}: {error.strerror or error}\n")
+        raise SystemExit(EXIT_FAILED_CHECK) from None

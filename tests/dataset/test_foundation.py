@@ -120,8 +120,8 @@ FAULTS = {
     "counts for nanomaggies": (with_planes("stamp_npz", lambda a: 1e9 * a), "pair_range"),
     "another galaxy's control": (with_planes("ctrl_stamp_npz", lambda a: a[:, ::-1, ::-1]), "pair_residual"),
     "a torn blob": (lambda row: {"stamp_npz": row["stamp_npz"][:-400]}, "pair_decodes"),
-    "an empty blob": (lambda row: {"invvar_npz": b""}, "pair_decodes"),
-    "no blob and no reject code": (lambda row: {"ctrl_stamp_npz": None}, "pair_decodes"),
+    "an empty blob": (lambda _row: {"invvar_npz": b""}, "pair_decodes"),
+    "no blob and no reject code": (lambda _row: {"ctrl_stamp_npz": None}, "pair_decodes"),
     "arcs for a stamp": (lambda row: {"stamp_npz": row["arc_npz"]}, "pair_decodes"),
     "a stamp of another size": (with_planes("stamp_npz", lambda a: a[:, 2:-2, 2:-2]), "pair_shape"),
     "an arc of another size": (with_planes("arc_npz", lambda a: a[:, 1:]), "pair_shape"),
@@ -133,7 +133,7 @@ FAULTS = {
     "an all but constant band": (with_planes("ctrl_stamp_npz", nearly_flat_band), "pair_variance"),
     "arc_snr of another definition": (lambda row: {"arc_snr": row["arc_snr_mf"]}, "pair_arc_snr"),
     "arc_snr two per cent off": (lambda row: {"arc_snr": 1.02 * row["arc_snr"]}, "pair_arc_snr"),
-    "arc_snr left out": (lambda row: {"arc_snr": None}, "pair_arc_snr"),
+    "arc_snr left out": (lambda _row: {"arc_snr": None}, "pair_arc_snr"),
 }
 
 
@@ -142,7 +142,7 @@ def test_clean_pairs_raise_nothing(pairs, committed):
     assert usable >= 12
     findings = check_pairs(committed(pairs))
     assert findings.all_passed
-    assert {f.name for f in findings} == {"schema_paired_stamps", *PAIR_CHECKS}
+    assert {f.name for f in findings} == {"schema_paired_stamps", *PAIR_CHECKS} - {"sham_identical"}
     assert findings.named("pair_finite").n == usable
 
 
@@ -160,10 +160,11 @@ def test_a_sham_that_is_not_identical_is_found(sham, committed):
         return cube
 
     rows = sham.to_pylist()
-    rows[3].update(with_planes("stamp_npz", watermark)(rows[3]))
+    row = next(r for r in rows if r["reject"] is None)
+    row.update(with_planes("stamp_npz", watermark)(row))
     failed = check_pairs(committed(rows), sham=True).failed
     assert [f.name for f in failed] == ["sham_identical"]
-    assert failed[0].examples == (rows[3]["task_id"],)
+    assert failed[0].examples == (row["task_id"],)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -306,7 +307,5 @@ def test_a_flipped_gate_direction_in_the_file_is_found(tmp_path):
 def test_mock_rows_of_the_table_are_no_pairs(committed):
     """Rows that satisfy the schema alone do not satisfy the checks."""
     rows = PAIRED_STAMPS.mock(3)
-    rows = rows.set_column(
-        rows.schema.get_field_index("reject"), "reject", pa.array([None] * 3, pa.string())
-    )
+    rows = rows.set_column(rows.schema.get_field_index("reject"), "reject", pa.array([None] * 3, pa.string()))
     assert check_pairs(committed(rows)).named("pair_decodes").value == 3

@@ -1,4 +1,4 @@
-"""The command as a user types it: in this process where many calls are made, as a process where it matters."""
+"""The command as a user types it: in this process for many calls, as a process where that matters."""
 
 import contextlib
 import io
@@ -84,7 +84,7 @@ def dhs():
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-        except Exception:
+        except Exception:  # noqa: BLE001 - what a user would see as a traceback
             err.write(traceback.format_exc())
             code = 1
         finally:

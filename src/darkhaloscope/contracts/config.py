@@ -64,6 +64,8 @@ def load(path: str | Path, model: type[Model], overrides: Sequence[str] = ()) ->
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(where, "", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(where, "", "is not UTF-8 text") from error
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:

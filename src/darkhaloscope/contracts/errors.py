@@ -12,7 +12,7 @@
       StoreError                a dataset that is absent, unfinished, or made by another job
       JobFailed                 a row that stopped a job: job, shard, target, cause
       CheckFailed               findings that did not pass
-        GateFailed, PreflightFailed, ExitCriteriaNotMet
+        DataChecksFailed, GateFailed, PreflightFailed, ExitCriteriaNotMet
       TrainingFailed            a run that stopped itself (NaN loss, nothing to train on)
       CloudError
         CredentialsExpired      STOP: renew, then resume
@@ -107,7 +107,7 @@ class JobFailed(DarkhaloscopeError):
         row = f", {self.target}" if self.target else ""
         return (
             f"job '{self.job}' stopped in shard {self.shard}{row}: {self.cause}"
-            " (committed shards are kept; mend the row and run the same command to continue)"
+            " (committed shards are kept: the same command on the same data continues)"
         )
 
 
@@ -122,6 +122,12 @@ class CheckFailed(DarkhaloscopeError):
 
     def __str__(self) -> str:
         return f"{self.title}: " + "; ".join(self.lines)
+
+
+class DataChecksFailed(CheckFailed):
+    """Pairs or splits that nothing should be trained on."""
+
+    title = "the data failed their checks, so nothing was trained"
 
 
 class GateFailed(CheckFailed):

@@ -207,7 +207,9 @@ class Dataset:
         where = f"{self.where}/{shard.file}"
         wanted = list(columns) if columns is not None else None
         try:
-            rows = pq.read_table(self.files.open(shard.file), columns=wanted)
+            with pq.ParquetFile(self.files.open(shard.file)) as file:
+                self._refuse_other_columns(file.schema_arrow, wanted, where)
+                rows = file.read(columns=wanted)
         except FileNotFoundError as error:
             raise StoreError(
                 where, "is named by the manifest but is not there", "make the dataset again"
@@ -216,14 +218,21 @@ class Dataset:
             raise StoreError(
                 where, f"cannot be read: {str(error).splitlines()[0]}", "make the dataset again"
             ) from error
-        absent = [name for name in wanted or self.table.schema.names if name not in rows.column_names]
-        if absent:
-            raise SchemaMismatch(
-                where, f"lacks the column '{absent[0]}'", f"table {self.table.name} declares it"
-            )
         if rows.num_rows != shard.rows:
             raise StoreError(where, f"holds {rows.num_rows} rows, the manifest says {shard.rows}")
-        return rows
+        return rows if wanted is None else rows.select(wanted)
+
+    def _refuse_other_columns(self, found: pa.Schema, wanted: list[str] | None, where: str) -> None:
+        """SchemaMismatch for a column that is absent or of another type than its table declares."""
+        declared = self.table.schema
+        for name in wanted or declared.names:
+            if name not in found.names:
+                raise SchemaMismatch(
+                    where, f"lacks the column '{name}'", f"table {self.table.name} declares it"
+                )
+            if found.field(name).type != declared.field(name).type:
+                problem = f"holds '{name}' as {found.field(name).type}, but it is {declared.field(name).type}"
+                raise SchemaMismatch(where, problem, "make the dataset again")
 
     def read(self, columns: Iterable[str] | None = None) -> pa.Table:
         """All rows in shard order. Ask for few columns, or for a dataset that fits in memory."""
@@ -237,8 +246,14 @@ class Dataset:
     def verify(self) -> None:
         """Raise StoreError if a shard's bytes are not those that were committed."""
         for shard in self.manifest.shards:
-            if hashlib.sha256(self.files.read(shard.file)).hexdigest() != shard.sha256:
-                raise StoreError(f"{self.where}/{shard.file}", "has changed since it was committed")
+            where = f"{self.where}/{shard.file}"
+            try:
+                data = self.files.read(shard.file)
+            except FileNotFoundError as error:
+                problem = "is named by the manifest but is not there"
+                raise StoreError(where, problem, "make the dataset again") from error
+            if hashlib.sha256(data).hexdigest() != shard.sha256:
+                raise StoreError(where, "has changed since it was committed", "make the dataset again")
 
 
 @dataclass(frozen=True)
@@ -353,7 +368,9 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def local_writer(path: str | Path, table: Table) -> Writer:
-    """A writer into a folder of this machine."""
+    """A writer into a folder of this machine; StoreError if there is a file in its place."""
+    if Path(path).is_file():
+        raise StoreError(str(path), "is a file, not a folder", "choose another output folder")
     return Writer(LocalFiles(str(path)), str(path), table)
 
 
@@ -366,7 +383,8 @@ def write_rows(
     inputs: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Commit rows that are already in memory (a catalogue, a few cutouts) as a dataset."""
-    mark = fingerprint([dict(job), writer.table.name, writer.table.version])
+    # Shard size is part of the claim: else a finished shard would be taken for a larger one.
+    mark = fingerprint([dict(job), writer.table.name, writer.table.version, shard_rows])
     given = dict(inputs or {})
     writer.begin(job, mark, given)
     keys = []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from darkhaloscope.contracts.checks import Bound, Check, Finding, Findings, above, exactly
 from darkhaloscope.contracts.errors import StampError
@@ -39,6 +40,7 @@ PAIR_CHECKS = {
         "pair_range": "fluxes beyond ±1e6 nmgy are a unit mistake",
         "pair_variance": "a constant band is missing data, not sky",
         "pair_identical": "a control equal to its stamp is a mislabelled negative",
+        "sham_identical": "an injection of zero flux must leave every pixel as it was",
         "pair_residual": "stamp minus control must be the declared arc, within its shot noise",
         "pair_arc_snr": "the recorded arc_snr must be what the pixels say",
     }.items()
@@ -64,7 +66,7 @@ class _Tally:
 
 
 def check_pairs(pairs: Dataset, *, sham: bool = False) -> Findings:
-    """Every pair, pixel by pixel. A sham dataset must have identical pairs: that check is then left out."""
+    """Every pair, pixel by pixel. In a sham, stamp and control must be equal instead of different."""
     pairs.expect(PAIRED_STAMPS)
     tally = _Tally()
     findings: list[Finding] = []
@@ -79,7 +81,8 @@ def check_pairs(pairs: Dataset, *, sham: bool = False) -> Findings:
     if not findings:
         name = f"schema_{PAIRED_STAMPS.name}"
         findings = [_zero(name, "rows that break the declared table").measure(0, n=pairs.num_rows)]
-    checks = [c for c in PAIR_CHECKS.values() if not (sham and c.name in ("pair_identical", "pair_arc_snr"))]
+    left_out = ("pair_identical", "pair_arc_snr") if sham else ("sham_identical",)
+    checks = [c for c in PAIR_CHECKS.values() if c.name not in left_out]
     if tally.rows == 0:
         return Findings(findings) + [
             c.not_evaluated("there is no pair to look at", n=0, needs_n=1) for c in checks
@@ -90,11 +93,14 @@ def check_pairs(pairs: Dataset, *, sham: bool = False) -> Findings:
 def _pair_faults(row: dict[str, object]) -> Iterator[str]:
     """Names of the checks that one pair breaks."""
     try:
-        cubes = _decode(row)
+        cubes, bands = _decode(row)
     except StampError:
         yield "pair_decodes"
         return
     stamp, control, arc, invvar = cubes
+    if bands < len(BANDS):
+        yield "pair_variance"
+        return
     if not stamp.shape == control.shape == arc.shape == invvar.shape or stamp.shape[0] != len(BANDS):
         yield "pair_shape"
         return
@@ -107,25 +113,28 @@ def _pair_faults(row: dict[str, object]) -> Iterator[str]:
         yield "pair_variance"
     if np.array_equal(stamp, control):
         yield "pair_identical"
-    elif _residual_sigmas(stamp, control, arc, invvar) > RESIDUAL_SIGMAS:
-        yield "pair_residual"
+    else:
+        yield "sham_identical"
+        if _residual_sigmas(stamp, control, arc, invvar) > RESIDUAL_SIGMAS:
+            yield "pair_residual"
     declared = row["arc_snr"]
     found = float(measure.arc_snr(arc, _without_arc(invvar, arc, row)))
     if not isinstance(declared, float) or abs(found - declared) > ARC_SNR_TOLERANCE * max(declared, 1e-3):
         yield "pair_arc_snr"
 
 
-def _decode(row: dict[str, object]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _decode(row: dict[str, object]) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], int]:
+    """Stamp, control, arc and invvar, and how many bands both images have: a constant one is absent."""
     where = str(row["task_id"])
     blobs = {name: row[name] for name in ("stamp_npz", "ctrl_stamp_npz", "arc_npz", "invvar_npz")}
     for name, blob in blobs.items():
         if not isinstance(blob, bytes):
             raise StampError(where, f"has no {name}", "a row without pixels needs a reject code")
-    stamp, _ = decode_stamp(row["stamp_npz"], where=where)  # type: ignore[arg-type]
-    control, _ = decode_stamp(row["ctrl_stamp_npz"], where=where)  # type: ignore[arg-type]
+    stamp, bands = decode_stamp(row["stamp_npz"], where=where, allow_missing=True)  # type: ignore[arg-type]
+    control, of_control = decode_stamp(row["ctrl_stamp_npz"], where=where, allow_missing=True)  # type: ignore[arg-type]
     arc = decode_planes(row["arc_npz"], "arc", where=where)  # type: ignore[arg-type]
     invvar = decode_planes(row["invvar_npz"], "invvar", where=where)  # type: ignore[arg-type]
-    return stamp, control, arc, invvar
+    return (stamp, control, arc, invvar), min(len(bands), len(of_control))
 
 
 def _without_arc(invvar: np.ndarray, arc: np.ndarray, row: dict[str, object]) -> np.ndarray:
@@ -146,7 +155,7 @@ def _residual_sigmas(stamp: np.ndarray, control: np.ndarray, arc: np.ndarray, in
 
 
 def check_splits(splits: Sequence[Dataset], *, pairs: Sequence[Dataset] = ()) -> Findings:
-    """No host and no group in two splits, every row assigned once, every split filled with positives.
+    """No host and no group in two splits, every row assigned once, every split filled with usable pairs.
 
     splits   one dataset for each source of rows
     pairs    the datasets of pairs among what was split: their rows must all be there
@@ -166,7 +175,9 @@ def check_splits(splits: Sequence[Dataset], *, pairs: Sequence[Dataset] = ()) ->
             rows, "target_id", "split_target_overlap", "a target in two splits is the same image twice"
         ),
     ]
-    return Findings([*found, _unassigned(rows, pairs), *_filled(rows)])
+    wanted = [task for d in pairs for task in d.read(["task_id"]).column("task_id").to_pylist()]
+    counted = rows.filter(pc.is_in(rows.column("row_id"), pa.array(wanted, pa.string()))) if pairs else rows
+    return Findings([*found, _unassigned(rows, wanted), *_filled(counted)])
 
 
 def _crossing(rows: pa.Table, column: str, name: str, why: str) -> Finding:
@@ -177,9 +188,8 @@ def _crossing(rows: pa.Table, column: str, name: str, why: str) -> Finding:
     return _zero(name, why).measure(len(crossing), n=len(names), examples=crossing[:EXAMPLES])
 
 
-def _unassigned(rows: pa.Table, pairs: Sequence[Dataset]) -> Finding:
+def _unassigned(rows: pa.Table, wanted: Sequence[str]) -> Finding:
     assigned = Counter(rows.column("row_id").to_pylist())
-    wanted = [task for d in pairs for task in d.read(["task_id"]).column("task_id").to_pylist()]
     missing = [task for task in wanted if assigned[task] == 0]
     repeated = [row for row, count in assigned.items() if count > 1]
     faults = missing + repeated
@@ -188,12 +198,13 @@ def _unassigned(rows: pa.Table, pairs: Sequence[Dataset]) -> Finding:
 
 
 def _filled(rows: pa.Table) -> Iterator[Finding]:
-    kinds = Counter(zip(rows.column("split").to_pylist(), rows.column("kind").to_pylist(), strict=True))
+    used = rows.filter(pc.is_null(rows.column("reject")))
+    kinds = Counter(zip(used.column("split").to_pylist(), used.column("kind").to_pylist(), strict=True))
     for split in SPLITS_NAMES:
         check = Check(
             name=f"split_{split}_filled", bound=above(0), why="a split without hosts measures nothing"
         )
-        yield check.measure(kinds[split, "lrg"], n=rows.num_rows)
+        yield check.measure(kinds[split, "lrg"], n=used.num_rows)
 
 
 def check_lookalikes(

@@ -164,16 +164,21 @@ class DataStages:
         return {name: self.run_job(f"splits-{name}", job, d, workers=1) for name, d in self.sources.items()}
 
     @cached_property
-    def foundation(self) -> Findings:
-        """Every check that can be made before training, on all rows."""
-        findings = check_protocol(self.protocol)
+    def data_checks(self) -> Findings:
+        """What the pixels and the splits of the pairs show, all rows: a failure here stops training."""
+        findings = Findings()
         for pairs in self.pairs.values():
             findings += check_pairs(pairs)
         for sham in self.shams.values():
             findings += check_pairs(sham, sham=True)
         findings = _merged(findings)
         splits = [*self.pair_splits.values(), *self.target_splits.values()]
-        findings += check_splits(splits, pairs=tuple(self.pairs.values()))
+        return findings + check_splits(splits, pairs=tuple(self.pairs.values()))
+
+    @cached_property
+    def foundation(self) -> Findings:
+        """Every check that can be made before training: protocol, data, look-alikes."""
+        findings = check_protocol(self.protocol) + self.data_checks
         if self.lookalikes is not None:
             findings += self._lookalike_findings(self.lookalikes)
         save_json(self.out / "results" / "foundation.json", findings.to_json())

@@ -7,7 +7,10 @@ import yaml
 from pydantic import Field
 
 from darkhaloscope.contracts.config import Frozen, find_config, fingerprint, load
-from darkhaloscope.contracts.errors import ConfigError
+from darkhaloscope.contracts.errors import ConfigError, DataError
+from darkhaloscope.contracts.protocol import load_protocol
+from darkhaloscope.contracts.store import open_dataset
+from darkhaloscope.contracts.tables import STAMPS
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.dataset.splits import SplitConfig
 from darkhaloscope.injection.recipe import BaselineRecipe
@@ -41,8 +44,6 @@ class SurveyConfig(Frozen):
     assumed_psfsize_arcsec  FWHM g r z of known-lens cutouts that bring no PSF
     known_lenses_optional   where their files are absent, their figures are NOT_EVALUATED instead of an error
     """
-
-    unfingerprinted: ClassVar[frozenset[str]] = frozenset({"bricks_per_shard"})
 
     bricks: int = Field(default=160, ge=1)
     targets_per_brick: int = Field(default=8, ge=0)
@@ -79,9 +80,25 @@ def load_experiment(config: str | Path, overrides: tuple[str, ...] | list[str] =
     return load(find_config(config), Experiment, overrides)
 
 
+def check_inputs(experiment: Experiment) -> None:
+    """Open everything an experiment names, before a folder is taken for it and before any work is done.
+
+    Raises ConfigError for the protocol, DataError for a dataset or a cutout that cannot be used.
+    """
+    load_protocol(find_config(experiment.protocol))
+    survey = experiment.survey
+    if survey.hosts is not None and not open_dataset(survey.hosts).expect(STAMPS).num_rows:
+        raise DataError(survey.hosts, "holds no row", "give a dataset with galaxies in it")
+    for name in () if survey.known_lenses_optional else survey.known_lenses:
+        if not Path(name).is_file():
+            raise DataError(name, "there is no such file", "or set survey.known_lenses_optional=true")
+
+
 def claim(out: Path, experiment: Experiment) -> None:
     """Take a folder for an experiment, or recognise it as its own; ConfigError if it is another's."""
     path = out / "config.yaml"
+    if out.is_file():
+        raise ConfigError(str(out), "", "is a file, not a folder", "another --out")
     if path.exists():
         found = load(path, Experiment)
         if fingerprint(found) != fingerprint(experiment):

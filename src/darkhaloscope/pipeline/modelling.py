@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
+from darkhaloscope.contracts.errors import DataChecksFailed
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.evaluation.samples import negatives
@@ -45,6 +46,7 @@ class ModelStages(DataStages):
         from darkhaloscope.dataset.pixels import NEGATIVE_COLUMNS, PAIR_COLUMNS, Negatives, Pairs
         from darkhaloscope.training.train import train
 
+        self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
         floor = e.splits.snr_floor_mf
         discs = self.target_rows("train", NEGATIVE_COLUMNS, ("disc",))

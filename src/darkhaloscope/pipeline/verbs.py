@@ -1,6 +1,7 @@
 """What the verbs of the command line do, as functions that take paths and return what they made."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +10,10 @@ from rich.console import Console
 
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows
-from darkhaloscope.contracts.tables import STAMPS
+from darkhaloscope.contracts.tables import CATEGORIES, KINDS, STAMPS
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.data import SKY, DataStages
-from darkhaloscope.pipeline.experiment import claim, load_experiment
+from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
 from darkhaloscope.pipeline.page import assemble
 from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.report.report import Verdict, write_report
@@ -71,9 +72,11 @@ def train_experiment(
 
 
 def verify_run(run_folder: Path) -> Outcome:
-    """Check data and protocol of a run, all rows; failures are printed with the rows that show them."""
+    """Check data and protocol of a run, all bytes and rows; failures are printed with their rows."""
     run, console = _held(run_folder)
     verdict, _ = decide(run.foundation)
+    for manifest in sorted(run_folder.glob("*/manifest.json")):
+        open_dataset(manifest.parent).verify()
     for finding in run.foundation:
         console.print(f"{finding.status:<14} {finding}", highlight=False, markup=False, soft_wrap=True)
     console.print(str(verdict), highlight=False)
@@ -86,6 +89,8 @@ def inject_arcs(
     """Inject an experiment's recipe into a stamps dataset."""
     experiment = load_experiment(config, list(overrides))
     source = open_dataset(stamps).expect(STAMPS)
+    if not source.num_rows:
+        raise DataError(str(stamps), "holds no row", "give a dataset with galaxies in it")
     job = Inject(recipe=experiment.recipe, seed=experiment.seed, draws_per_host=experiment.draws_per_host)
     made = run_local(job, source, local_writer(out, job.writes), workers=workers)
     _say_what_was_made(made)
@@ -114,6 +119,9 @@ def bring_in_cutouts(
     pixel_scale: float | None,
 ) -> Dataset:
     """Turn cutout files (or folders of them) into a stamps dataset."""
+    _refuse_labels(kind, category)
+    if pixel_scale is not None and not pixel_scale > 0:
+        raise ConfigError("--pixel-scale", "", f"{pixel_scale:g} is no pixel scale", "arcsec, above 0")
     paths = [path for given in files for path in _cutouts_in(given)]
     rows = harvest_cutouts(
         paths, size=size, kind=kind, category=category, psf=_psf(psf), pixel_scale=pixel_scale
@@ -123,6 +131,7 @@ def bring_in_cutouts(
         "job": "harvest_cutouts",
         "files": contents,
         "kind": kind,
+        "category": category,
         "size": size,
         "psf": psf,
         "scale": pixel_scale,
@@ -141,16 +150,27 @@ def _cutouts_in(given: Path) -> list[Path]:
     return found
 
 
+def _refuse_labels(kind: str, category: str | None) -> None:
+    if kind not in KINDS:
+        raise ConfigError("--kind", "", f"'{kind}' is unknown", ", ".join(KINDS))
+    if category is not None and category not in CATEGORIES:
+        raise ConfigError("--category", "", f"'{category}' is unknown", ", ".join(CATEGORIES))
+    if (kind == "contaminant") != (category is not None):
+        problem = "goes with --kind contaminant, and must be given there"
+        raise ConfigError("--category", "", problem, ", ".join(CATEGORIES))
+
+
 def _psf(text: str) -> AssumedPsf | Path:
     """Three FWHMs, or the path of a PSF file."""
     if Path(text).exists():
         return Path(text)
+    wrong = ConfigError("--psf", "", f"'{text}' is neither a file nor three FWHMs in g,r,z", "1.29,1.18,1.11")
     try:
         g, r, z = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(
-            "--psf", text, "is neither a file nor three FWHMs in g,r,z", "1.29,1.18,1.11"
-        ) from error
+        raise wrong from error
+    if not all(0.0 < size < math.inf for size in (g, r, z)):
+        raise wrong
     return AssumedPsf(psfsize_arcsec=(g, r, z))
 
 
@@ -158,6 +178,7 @@ def _claimed(
     config: str | Path, out: Path, overrides: Sequence[str], workers: int
 ) -> tuple[Results, Console]:
     experiment = load_experiment(config, list(overrides))
+    check_inputs(experiment)
     claim(out, experiment)
     console = Console(stderr=True)
     return Results(experiment, out, workers, console), console

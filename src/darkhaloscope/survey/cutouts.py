@@ -15,6 +15,7 @@ A file that cannot be read raises DataError; a row whose pixels cannot be used c
 
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,11 @@ Image = NDArray[np.floating[Any]]
 CENTRED_PIX = 2.0
 """A WCS reference nearer than this to the middle of the image is the target."""
 
+MAX_FILE_BYTES = 4 * 2**30
+"""The most an NPZ may say it inflates to: 5,000 cutouts of 256 pixels. More are several files."""
+
 _PER_ROW = ("ra", "dec", "z", "sigma_v", "name")
+_LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0), "z": (0.0, np.inf), "sigma_v": (0.0, np.inf)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,8 @@ def check_psf(kernels: NDArray[Any], where: str) -> Image:
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        if zipfile.is_zipfile(path):
+            _refuse_bomb(path)
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise DataError(
@@ -137,8 +144,19 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
         if "allow_pickle" in str(error) or "pickle" in str(error).lower():
             raise DataError(str(path), "holds pickled objects, which are never loaded") from error
         raise DataError(str(path), f"is not a readable NPZ: {error}") from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise DataError(str(path), "holds an array larger than the memory", "split the file") from error
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(str(path), "is truncated or no NPZ") from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """DataError for an archive that says it inflates to more than the bound, before any of it is inflated."""
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(member.file_size for member in archive.infolist())
+    if declared > MAX_FILE_BYTES:
+        problem = f"declares {declared} bytes, more than the {MAX_FILE_BYTES} a file may have"
+        raise DataError(str(path), problem, "split the file")
 
 
 def _npz_rows(path: Path, scale: float) -> Iterator[RealPixels]:
@@ -212,6 +230,9 @@ def _row_facts(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         except ValueError as error:
             raise DataError(where, f"'{key}' is '{values[key]}', no number") from error
         facts[column] = number if np.isfinite(number) else None
+        low, high = _LIMITS.get(key, (-np.inf, np.inf))
+        if not (low <= number <= high or np.isnan(number)):
+            raise DataError(where, f"'{key}' is {number:g}", f"within [{low:g}, {high:g}]")
     if values["name"] is not None:
         facts["name"] = str(values["name"])
     return facts
