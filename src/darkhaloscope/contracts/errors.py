@@ -4,16 +4,17 @@
 
     DarkhaloscopeError
       ConfigError               a key, its file, what was allowed
-      DataError                 a file and row, what is wrong with it, what to do
-        StampError              a blob that is not a stamp
-        SchemaMismatch          declared against found
-        SplitLeakage            what crosses between splits
-        PairMismatch            stamp and control that do not belong together
-      StoreError                a dataset that is absent, unfinished, or made by another job
+      LocatedError              where, what is wrong, what to do
+        DataError               a file or row that cannot be used
+          StampError            a blob that is not a stamp
+          SchemaMismatch        declared against found
+          SplitLeakage          what crosses between splits
+          PairMismatch          stamp and control that do not belong together
+          StoreError            a dataset that is absent, unfinished, or made by another job
+        TrainingFailed          a run that stopped itself (NaN loss, nothing to train on)
       JobFailed                 a row that stopped a job: job, shard, target, cause
       CheckFailed               findings that did not pass
         DataChecksFailed, GateFailed, PreflightFailed, ExitCriteriaNotMet
-      TrainingFailed            a run that stopped itself (NaN loss, nothing to train on)
       CloudError
         CredentialsExpired      STOP: renew, then resume
         BudgetExceeded          asked, allowed, what to shrink
@@ -52,8 +53,8 @@ class ConfigError(DarkhaloscopeError):
         return f"{self.where}:{key} {self.problem}{tail}".replace("::", ":")
 
 
-class DataError(DarkhaloscopeError):
-    """Input that cannot be used: where it is, what is wrong, what to do."""
+class LocatedError(DarkhaloscopeError):
+    """Where, what is wrong, and what to do."""
 
     def __init__(self, where: str, problem: str, remedy: str = "") -> None:
         super().__init__(where, problem, remedy)
@@ -62,6 +63,10 @@ class DataError(DarkhaloscopeError):
     def __str__(self) -> str:
         tail = f" ({self.remedy})" if self.remedy else ""
         return f"{self.where}: {self.problem}{tail}"
+
+
+class DataError(LocatedError):
+    """Input that cannot be used."""
 
 
 class StampError(DataError):
@@ -84,16 +89,8 @@ class StoreError(DataError):
     """A dataset that is absent, unfinished, or belongs to another job."""
 
 
-class TrainingFailed(DarkhaloscopeError):
-    """Training stopped itself: where, why, and what to do."""
-
-    def __init__(self, where: str, problem: str, remedy: str = "") -> None:
-        super().__init__(where, problem, remedy)
-        self.where, self.problem, self.remedy = where, problem, remedy
-
-    def __str__(self) -> str:
-        tail = f" ({self.remedy})" if self.remedy else ""
-        return f"{self.where}: {self.problem}{tail}"
+class TrainingFailed(LocatedError):
+    """Training stopped itself."""
 
 
 class JobFailed(DarkhaloscopeError):

@@ -51,7 +51,7 @@ def synth_metrics(rows: pa.Table, run: Run) -> tuple[Measured, ...]:
     if host is HostDomain.MIXED:
         for domain in sorted({*pos.host_domain, *neg.host_domain}):
             ours, theirs = (sample.take(sample.host_domain == domain) for sample in (pos, neg))
-            out.append(_stratum(f"auroc_synth_{domain}_hosts", ours, theirs, run))
+            out.append(_stratum(f"auroc_synth_{domain}_hosts", ours, theirs, run, HostDomain(domain)))
     out += [_tpr(fpr, pos, neg, run, host) for fpr in run.protocol.operating_points.fpr]
     out += [_precision(pos, neg, run, host), *_calibration(pos, neg, run, host), _win_rate(pos, run)]
     return (*out, *_strata(pos, neg, run))
@@ -148,6 +148,7 @@ def _win_rate(pos: Sample, run: Run) -> Measured:
 
 def _strata(pos: Sample, neg: Sample, run: Run) -> list[Measured]:
     """AUROC by the protocol's bins. Seeing cuts the negatives too; what only an arc has does not."""
+    host = host_domain(pos, neg)
     out = []
     for name, strata in run.protocol.strata.items():
         where_pos, where_neg = strata.assign(pos.columns[name]), strata.assign(neg.columns[name])
@@ -155,16 +156,17 @@ def _strata(pos: Sample, neg: Sample, run: Run) -> list[Measured]:
             part = pos.take(where_pos == i)
             against = neg.take(where_neg == i) if name == "psf_fwhm_arcsec" else neg
             if len(part) or len(against) != len(neg):
-                out.append(_stratum(f"auroc_synth {name} {label}", part, against, run))
+                out.append(_stratum(f"auroc_synth {name} {label}", part, against, run, host))
     return out
 
 
-def _stratum(name: str, pos: Sample, neg: Sample, run: Run) -> Measured:
+def _stratum(name: str, pos: Sample, neg: Sample, run: Run, host: HostDomain) -> Measured:
+    """AUROC of a part of the rows; `host` is the domain of all of them, for a part that is empty."""
     if len(pos) and len(neg):
         return _auroc(name, pos, neg, run)
     empty = Estimate(None, None, None, len(pos), 0, "none", f"{len(pos)} arcs and {len(neg)} negatives")
-    host = host_domain(pos, neg) if len(pos) or len(neg) else HostDomain.MIXED
-    return run.measured(name, empty, host, ArcDomain.SIM)
+    found = host_domain(pos, neg) if len(pos) or len(neg) else host
+    return run.measured(name, empty, found, ArcDomain.SIM)
 
 
 # --- contaminants and anchors ----------------------------------------------------------------------------

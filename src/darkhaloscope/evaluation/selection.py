@@ -55,21 +55,27 @@ def completeness(
     """
     pos, strata = positives(rows), run.protocol.strata[column]
     index = strata.assign(pos.columns[column])
-    return tuple(
-        _bin(column, label, pos.take(index == i), run, threshold) for i, label in enumerate(strata.labels)
-    )
+    whole = host_domain(pos)
+    bins = []
+    for i, label in enumerate(strata.labels):
+        part = pos.take(index == i)
+        host = host_domain(part) if len(part) else whole
+        name = f"completeness_sim {column} {label}"
+        bins.append(_bin(name, label, part, run, threshold=threshold, host=host))
+    return tuple(bins)
 
 
-def _bin(column: str, label: str, pos: Sample, run: Run, threshold: OperatingPoint) -> CompletenessBin:
+def _bin(
+    name: str, label: str, pos: Sample, run: Run, *, threshold: OperatingPoint, host: HostDomain
+) -> CompletenessBin:
     hits = pos.score > threshold.threshold
     found = clustered_binomial(hits, pos.host, confidence=run.protocol.statistics.confidence)
     withheld = "" if threshold.enough else "too few negatives set the threshold"
     effective = _effective(hits, pos)
     if effective < FEWEST_EFFECTIVE:
         withheld = f"insufficient: {effective:.0f} effective rows, needs {FEWEST_EFFECTIVE:.0f}"
-    host = host_domain(pos) if len(pos) else HostDomain.MIXED
     measured = run.measured(
-        f"completeness_sim {column} {label}",
+        name,
         found,
         host,
         ArcDomain.SIM,
