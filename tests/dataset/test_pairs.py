@@ -1,5 +1,7 @@
 """Training rows depend on seed, epoch and key alone, and say what the sampling says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -349,3 +351,26 @@ def test_collate_joins_rows_and_keys():
     assert joined.x.shape == (4, 3, 4, 4)
     assert joined.y.tolist() == [1.0, 0.0, 1.0, 0.0]
     assert joined.keys == ("a", "b")
+
+
+def test_a_disc_stands_in_only_for_a_control_of_its_own_domain():
+    """Otherwise real pixels would be commoner among arcs than among negatives."""
+    pairs, discs = make_pairs(12), make_discs()
+    domain = np.array(["real"] * 6 + ["sim"] * 6)
+    mixed = replace(pairs, block=replace(pairs.block, domain=domain))
+    simulated = replace(discs, domain=np.array(["sim"] * 4))
+    always = PLAIN.model_copy(update={"disc_share": 1.0})
+    rows = dataset(mixed, always, negatives=simulated)
+    plain = dataset(mixed, PLAIN)
+    for row in range(12):
+        same = torch.equal(rows[(0, row)].x[1], plain[(0, row)].x[1])
+        assert same == (domain[row] == "real")
+
+
+def test_hard_negatives_come_at_the_briefs_ratio_whatever_the_share_of_discs():
+    pairs = make_pairs(400)
+    sampling = PLAIN.model_copy(update={"hard_negative_ratio": 0.4, "disc_share": 1.0})
+    rows, discs = dataset(pairs, sampling, negatives=make_discs()), make_discs()
+    disc = ASINH.apply(discs.stamp, discs.x_center, discs.y_center)
+    is_disc = [any(np.array_equal(rows[(0, k)].x[1].numpy(), d) for d in disc) for k in range(400)]
+    assert 1 - np.mean(is_disc) == pytest.approx(0.4, abs=0.08)

@@ -259,7 +259,7 @@ def test_completeness_counts_by_theta_e_with_jeffreys_intervals(arcs, plain, run
 def test_hosts_used_again_widen_the_completeness_interval(arcs, plain, run):
     threshold = detection_threshold(plain, run.protocol)
     hosts = pa.array([f"h{i // 6}" for i in range(600)])
-    score = pa.array(np.repeat(positives(arcs).score[::6], 6).astype(np.float32))
+    score = pa.array(np.repeat(positives(arcs).score[::6], 6))
     shared = arcs
     for name, column in (("host_id", hosts), ("score", score)):
         shared = shared.set_column(shared.column_names.index(name), shared.schema.field(name), column)
@@ -303,3 +303,13 @@ def test_numbers_do_not_depend_on_the_order_of_rows(arcs, plain, run, synth):
     for name in ("auroc_synth", "tpr_at_fpr_001_synth", "calibration_ece_synth"):
         assert again[name].value == pytest.approx(synth[name].value, abs=1e-12)
         assert again[name].low == pytest.approx(synth[name].low, abs=1e-12)
+
+
+def test_real_lenses_are_ranked_among_real_galaxies_only(plain, run):
+    lenses = anchors(2, [0.9, 0.2], arc="real", host="real")
+    found = {m.name: m for m in anchor_metrics(lenses, plain, run)}
+    assert all(m.value is None and m.status is Status.NOT_EVALUATED for m in found.values())
+    assert "no real galaxy" in found["anchor_median_rank_share"].detail
+    real = table(100, "r", np.linspace(0.0, 0.5, 100), host="real")
+    ranked = {m.name: m for m in anchor_metrics(lenses, pa.concat_tables([plain, real]), run)}
+    assert "100 in the pool" in ranked["anchor_median_rank_share"].detail

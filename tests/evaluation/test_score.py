@@ -74,7 +74,7 @@ def test_a_pair_has_two_views_of_arc_and_control(checkpoint, pairs):
     kept = np.arange(N) != 5
     for column, images in (("score", pixels()), ("score_ctrl", pixels(seed=2))):
         for suffix, masked in (("", False), ("_core_masked", True)):
-            want = scorer(images, centre, centre, core_masked=masked).astype(np.float32)
+            want = scorer(images, centre, centre, core_masked=masked)
             got = scores[column + suffix].to_numpy()
             assert np.array_equal(got[kept], want[kept])
     assert len(set(scores["score"].to_pylist())) > N / 2

@@ -152,3 +152,12 @@ def test_ellipticity_columns_hold_the_tractors_angle(hosts):
     tractor_angle = 0.5 * np.arctan2(row["shape_e2"], row["shape_e1"])
     difference = tractor_angle - (row["light_phi_rad"] - np.pi / 2)
     assert np.sin(difference) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_plans_that_start_behind_each_other_share_no_brick_and_no_cell():
+    first, behind = plan_bricks(1, 40, 10, priors=PRIORS), plan_bricks(1, 20, 10, priors=PRIORS, first=40)
+    whole = plan_bricks(1, 60, 10, priors=PRIORS)
+    for column in ("brickname", "cell"):
+        names = [plan.column(column).to_pylist() for plan in (first, behind)]
+        assert not set(names[0]) & set(names[1])
+        assert names[0] + names[1] == whole.column(column).to_pylist()

@@ -97,13 +97,17 @@ class PairDataset(Dataset[TrainingRows]):
         x, y = partner.x_center.copy(), partner.y_center.copy()
         for i, draw in enumerate(draws):
             use_disc, use_hard = draw.negative()
-            if self.negatives is not None and use_disc < s.disc_share:
-                disc = draw.pick(len(self.negatives.keys), "disc")
-                negative[i] = self.negatives.stamp[disc]
-                x[i], y[i] = self.negatives.x_center[disc], self.negatives.y_center[disc]
-            elif use_hard < s.hard_negative_ratio:
+            if use_hard < s.hard_negative_ratio:
                 arc = partner.stamp[i] - partner.control[i]
                 negative[i] += azimuthal_shuffle(arc, draw.rng("shuffle"), x[i], y[i])
+            elif self.negatives is not None and use_disc < s.disc_share:
+                # A disc of the partner's own domain: otherwise real pixels would be commoner among arcs
+                # than among negatives, and the camera would tell the label.
+                discs = self.negatives.of_domain(None if partner.domain is None else str(partner.domain[i]))
+                if len(discs):
+                    disc = discs[draw.pick(len(discs), "disc")]
+                    negative[i] = self.negatives.stamp[disc]
+                    x[i], y[i] = self.negatives.x_center[disc], self.negatives.y_center[disc]
         return negative, x, y
 
     def _drop_cores(

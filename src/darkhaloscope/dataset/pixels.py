@@ -11,27 +11,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Float32
+from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import DataError, StampError
 from darkhaloscope.stamps.stamp import decode_planes
 
 PAIR_COLUMNS = (
-    "task_id", "host_id", "stamp_npz", "ctrl_stamp_npz",
+    "task_id", "host_id", "host_domain", "stamp_npz", "ctrl_stamp_npz",
     "x_center_pix", "y_center_pix", "arc_snr_mf", "reject",
 )  # fmt: skip
 NEGATIVE_COLUMNS = (
-    "target_id", "host_id", "kind", "arc_domain", "stamp_npz", "x_center_pix", "y_center_pix", "reject",
+    "target_id", "host_id", "host_domain", "kind", "arc_domain", "stamp_npz",
+    "x_center_pix", "y_center_pix", "reject",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PairBlock:
-    """Pixels of some pairs: float32 (n, band, y, x) [nmgy]; centres (n,) [pix]."""
+    """Pixels of some pairs: float32 (n, band, y, x) [nmgy]; centres (n,) [pix]; host_domain (n,) if known."""
 
     stamp: Float32[np.ndarray, "n band y x"]
     control: Float32[np.ndarray, "n band y x"]
     x_center: Float[np.ndarray, "n"]
     y_center: Float[np.ndarray, "n"]
+    domain: NDArray[np.str_] | None = None
 
 
 class PairSource(Protocol):
@@ -67,7 +70,8 @@ class Pairs:
         """Pixels of the given rows."""
         at = np.asarray(rows, dtype=np.intp)
         b = self.block
-        return PairBlock(b.stamp[at], b.control[at], b.x_center[at], b.y_center[at])
+        domain = None if b.domain is None else b.domain[at]
+        return PairBlock(b.stamp[at], b.control[at], b.x_center[at], b.y_center[at], domain)
 
     @classmethod
     def read(cls, rows: pa.Table, *, snr_floor_mf: float = 0.0, where: str = "paired_stamps") -> Self:
@@ -92,6 +96,7 @@ class Pairs:
             decode_column(kept, "task_id", "stamp_npz", where=where),
             decode_column(kept, "task_id", "ctrl_stamp_npz", where=where),
             *centres(kept),
+            np.asarray(kept.column("host_domain").to_pylist(), dtype=str),
         )
         if block.stamp.shape != block.control.shape:
             raise DataError(where, f"stamps are {block.stamp.shape[1:]}, controls {block.control.shape[1:]}")
@@ -106,6 +111,13 @@ class Negatives:
     stamp: Float32[np.ndarray, "n band y x"]
     x_center: Float[np.ndarray, "n"]
     y_center: Float[np.ndarray, "n"]
+    domain: NDArray[np.str_] | None = None
+
+    def of_domain(self, domain: str | None) -> NDArray[np.intp]:
+        """Rows whose pixels are of a domain; all where the domain is not known."""
+        if domain is None or self.domain is None:
+            return np.arange(len(self.keys))
+        return np.flatnonzero(self.domain == domain)
 
     @classmethod
     def read(cls, rows: pa.Table, *, kinds: Sequence[str] = ("disc",), where: str = "stamps") -> Self | None:
@@ -121,7 +133,8 @@ class Negatives:
         if kept.num_rows == 0:
             return None
         stamps = decode_column(kept, "target_id", "stamp_npz", where=where)
-        return cls(tuple(kept.column("target_id").to_pylist()), stamps, *centres(kept))
+        domain = np.asarray(kept.column("host_domain").to_pylist(), dtype=str)
+        return cls(tuple(kept.column("target_id").to_pylist()), stamps, *centres(kept), domain)
 
 
 def usable(rows: pa.Table, *, snr_floor_mf: float) -> pa.Table:

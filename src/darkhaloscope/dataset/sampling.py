@@ -32,5 +32,5 @@ class PairSampling(Frozen):
         default=0.3,
         ge=0,
         le=1,
-        description="Share of the negatives replaced by disc galaxies, where the survey holds any.",
+        description="Share of the other negatives replaced by disc galaxies, where the survey holds any.",
     )

@@ -108,7 +108,12 @@ def _calibration(pos: Sample, neg: Sample, run: Run, host: HostDomain) -> list[M
         value = measure(scores, labels, bins)
         # Resampled rows repeat, which adds to an absolute error: the percentiles lie above the value.
         found = Estimate(
-            value, min(float(low), value), float(high), len(scores), len(set(groups)), "cluster bootstrap"
+            value,
+            min(float(low), value),
+            float(high),
+            len(scores),
+            len(set(groups)),
+            "bootstrap percentile, biased up",
         )
         out.append(run.measured(f"{name}_synth", found, host, ArcDomain.SIM, detail=note))
     return out
@@ -222,9 +227,24 @@ def anchor_metrics(rows: pa.Table, pool: pa.Table, run: Run) -> tuple[Measured, 
         anchors = sample_of(kept.filter(wanted))
         small = anchors.columns["theta_e_arcsec"] < run.protocol.anchor_recall.theta_e_min_arcsec
         anchors = anchors.take(~small)
-        if len(anchors) and len(background):
-            out += _anchors(anchors, background, arc, int(small.sum()), run)
+        if not len(anchors):
+            continue
+        # Real lenses are ranked among real galaxies only: a place among simulated ones is no measurement.
+        real = background.host_domain == HostDomain.REAL.value
+        against = background.take(real) if arc is ArcDomain.REAL else background
+        if len(against):
+            out += _anchors(anchors, against, arc, int(small.sum()), run)
+        else:
+            reason = f"no {'real ' if arc is ArcDomain.REAL else ''}galaxy without an arc to rank among"
+            none = Estimate(None, None, None, len(anchors), len(anchors), "none", reason)
+            out += [run.measured(name, none, host_domain(anchors), arc) for name in _anchor_names(arc, run)]
     return tuple(out)
+
+
+def _anchor_names(arc: ArcDomain, run: Run) -> tuple[str, ...]:
+    prefix = "anchor" if arc is ArcDomain.REAL else "mock_anchor"
+    recalls = (f"{prefix}_recall_at_{k}" for k in run.protocol.anchor_recall.k)
+    return (*recalls, f"{prefix}_median_rank_share")
 
 
 def _anchors(anchors: Sample, pool: Sample, arc: ArcDomain, dropped: int, run: Run) -> Iterable[Measured]:
@@ -233,27 +253,25 @@ def _anchors(anchors: Sample, pool: Sample, arc: ArcDomain, dropped: int, run: R
     order = np.argsort(above, kind="stable")
     ranks = above[order] + np.arange(1, n + 1)
     draws = _redrawn(above[order], n_pool, run)
-    prefix = "anchor" if arc is ArcDomain.REAL else "mock_anchor"
+    *recalls, rank_share = _anchor_names(arc, run)
     notes = [f"{n_pool} in the pool, {n} anchors, ranks {_ranks(ranks)}"]
     notes += [f"{dropped} with theta_E below {rules.theta_e_min_arcsec:g} arcsec left out"] if dropped else []
     lacks = [f"pool {n_pool}, needs {rules.pool_min}"] if n_pool < rules.pool_min else []
     lacks += [f"{n} anchors, needs {rules.anchors_min}"] if n < rules.anchors_min else []
     host = host_domain(anchors)
-    for k in rules.k:
+    for name, k in zip(recalls, rules.k, strict=True):
         found = _percentiles(float((ranks <= k).mean()), (draws <= k).mean(axis=1), n, run)
         detail = "; ".join(
             [*notes, f"k is FPR {k / n_pool:.2g}, at most {min(1.0, k / n):.2g} can be recalled"]
         )
         if lacks:
             found = Estimate(None, None, None, n, n, "none")
-        yield run.measured(
-            f"{prefix}_recall_at_{k}", found, host, arc, withheld=", ".join(lacks), detail=detail
-        )
+        yield run.measured(name, found, host, arc, withheld=", ".join(lacks), detail=detail)
     share = (np.median(draws, axis=1) - (n + 1) / 2) / n_pool
     median = _percentiles(float(np.median(above)) / n_pool, np.maximum(share, 0.0), n, run)
     detail = "; ".join([*notes, "share of the pool above the median anchor"])
     few = f"{n} anchors, needs {rules.anchors_min}" if n < rules.anchors_min else ""
-    yield run.measured(f"{prefix}_median_rank_share", median, host, arc, withheld=few, detail=detail)
+    yield run.measured(rank_share, median, host, arc, withheld=few, detail=detail)
 
 
 def _redrawn(above: NDArray[np.intp], n_pool: int, run: Run) -> NDArray[np.int64]:

@@ -55,14 +55,14 @@ class _Scoring(Job):
     def _views(self, batch: pa.Table, key: str, blobs: str, score: str) -> dict[str, pa.Array]:
         """The full and the core-masked score of a column of blobs; null where the row was rejected."""
         at = np.flatnonzero(pc.is_null(batch.column("reject")).to_numpy(zero_copy_only=False))
-        full = np.full(batch.num_rows, np.nan, np.float32)
+        full = np.full(batch.num_rows, np.nan)
         masked = full.copy()
         if len(at):
             rows = batch.take(at)
             stamps, at_centre = decode_column(rows, key, blobs), centres(rows)
             full[at] = self.scorer(stamps, *at_centre)
             masked[at] = self.scorer(stamps, *at_centre, core_masked=True)
-        return {name: pa.array(s, pa.float32(), from_pandas=True) for name, s in _named(score, full, masked)}
+        return {name: pa.array(s, pa.float64(), from_pandas=True) for name, s in _named(score, full, masked)}
 
 
 class Score(_Scoring):

@@ -104,18 +104,29 @@ class DataStages:
             priors=self.experiment.survey.priors,
             contaminants=contaminants,
             anchors=wanted.anchors,
+            first=self.experiment.survey.bricks,
         )
         painted = self._paint("lookalike-bricks", "lookalikes", rows)
         anchors = MakeAnchors(recipe=self.experiment.recipe, seed=self.experiment.seed)
         return self.run_job("anchors", anchors, painted)
 
     @cached_property
+    def absent_lenses(self) -> tuple[str, ...]:
+        """Known lenses that the experiment may do without and does."""
+        survey = self.experiment.survey
+        if not survey.known_lenses_optional:
+            return ()
+        return tuple(name for name in survey.known_lenses if not Path(name).exists())
+
+    @cached_property
     def known_lenses(self) -> Dataset | None:
         """Cutouts of real lenses as stamps; None where there are none and the experiment allows it."""
         survey = self.experiment.survey
-        paths = [Path(name) for name in survey.known_lenses]
-        absent = [path for path in paths if not path.exists()]
-        if not paths or (absent and survey.known_lenses_optional):
+        for name in self.absent_lenses:
+            text = f"known lens {name} is not there: it is not scored"
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        paths = [Path(name) for name in survey.known_lenses if name not in self.absent_lenses]
+        if not paths:
             return None
         psf = AssumedPsf(psfsize_arcsec=survey.assumed_psfsize_arcsec)
         rows = harvest_cutouts(paths, size=survey.size, kind="lens", psf=psf)

@@ -87,8 +87,14 @@ def check_inputs(experiment: Experiment) -> None:
     """
     load_protocol(find_config(experiment.protocol))
     survey = experiment.survey
-    if survey.hosts is not None and not open_dataset(survey.hosts).expect(STAMPS).num_rows:
-        raise DataError(survey.hosts, "holds no row", "give a dataset with galaxies in it")
+    if survey.hosts is not None:
+        hosts = open_dataset(survey.hosts).expect(STAMPS)
+        if not hosts.num_rows:
+            raise DataError(survey.hosts, "holds no row", "give a dataset with galaxies in it")
+        if "lrg" not in hosts.read(["kind"]).column("kind").to_pylist():
+            raise DataError(
+                survey.hosts, "holds no possible deflector", "harvest the cutouts with --kind lrg"
+            )
     for name in () if survey.known_lenses_optional else survey.known_lenses:
         if not Path(name).is_file():
             raise DataError(name, "there is no such file", "or set survey.known_lenses_optional=true")

@@ -128,12 +128,20 @@ class ModelStages(DataStages):
         sham = self._sampled(tuple(self.shams.values()), SHAM_PAIRS, "sham")
         return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham)
 
-    def _reliance(self) -> Findings:
+    @cached_property
+    def test_pairs(self) -> PairArrays:
+        """Test pairs that the model's counterfactuals are made of."""
         rows = _keyed_sample(self.rows("test", _GATE_COLUMNS), RELIANCE_PAIRS, self.experiment.seed)
-        pairs = PairArrays.read(rows, where="test pairs")
+        return PairArrays.read(rows, where="test pairs")
+
+    def _reliance(self) -> Findings:
         calibration = negatives(self.split_scores("calib")).score
         return reliance_findings(
-            pairs, self.scorer, protocol=self.protocol, seed=self.experiment.seed, negatives=calibration
+            self.test_pairs,
+            self.scorer,
+            protocol=self.protocol,
+            seed=self.experiment.seed,
+            negatives=calibration,
         )
 
     def _sampled(self, datasets: Sequence[Dataset], most: int, where: str) -> PairArrays:

@@ -34,7 +34,7 @@ def assemble(run: Results) -> RunResults:
     e = run.experiment
     verdict, reasons = decide(run.foundation + run.findings)
     slices = tuple(m for m in run.synth if any(mark in m.name for mark in _SLICE_MARKS))
-    measured = tuple(m for m in run.synth if m not in slices) + run.anchors
+    measured = tuple(m for m in run.synth if m not in slices) + run.rings + run.anchors
     save_json(
         run.out / "results" / "metrics.json",
         [m.model_dump(mode="json") for m in (*measured, *slices, *run.contaminants)],
@@ -223,8 +223,12 @@ def _manifests(run: Results) -> tuple[ManifestEntry, ...]:
 def _limits(run: Results) -> tuple[str, ...]:
     limits = [
         f"The pairs shown are drawn from those with matched-filter S/N of at least {GALLERY_LEAST_SNR:g}.",
-        "Sources are two-component Sérsic galaxies from published and measured priors, not real galaxies.",
+        "Sources are Sérsic galaxies, a tenth of them disc and bulge, from priors: not real galaxies.",
     ]
+    limits.append(
+        "No run is a GO yet: two gates need arcs by an independent renderer, one a locked protocol."
+    )
+    limits += [f"The known lens {name} was not there and was not scored." for name in run.absent_lenses]
     if HOSTS in run.sources:
         assumed = run.sources[HOSTS].read(["psf_source"]).column("psf_source").to_pylist().count("assumed")
         if assumed:

@@ -17,6 +17,8 @@ from darkhaloscope.evaluation.metrics import (
 )
 from darkhaloscope.evaluation.samples import Run, host_domain, positives
 from darkhaloscope.evaluation.selection import completeness, detection_threshold
+from darkhaloscope.gates.detection import OperatingPoint
+from darkhaloscope.gates.reliance import ring_on_anything
 from darkhaloscope.pipeline.modelling import ModelStages
 from darkhaloscope.report.figures import (
     Completeness,
@@ -95,9 +97,30 @@ class Results(ModelStages):
         return tuple(found)
 
     @cached_property
+    def threshold(self) -> OperatingPoint | None:
+        """What counts as a detection, set on the calib split."""
+        return detection_threshold(self.split_scores("calib"), self.protocol)
+
+    @cached_property
+    def rings(self) -> tuple[Measured, ...]:
+        """How often a test control is taken for a lens when a smooth ring is drawn on it."""
+        if self.threshold is None:
+            return ()
+        run = self._run(*self.tested)
+        return ring_on_anything(
+            self.test_pairs,
+            self.scorer,
+            self.threshold,
+            seed=run.seed,
+            seeds=run.seeds,
+            manifests=run.manifests,
+            host_domain=host_domain(positives(self.test)),
+        )
+
+    @cached_property
     def completeness(self) -> Completeness | None:
         """Found share by theta_E, at a threshold set on the calib split."""
-        threshold = detection_threshold(self.split_scores("calib"), self.protocol)
+        threshold = self.threshold
         if threshold is None:
             return None
         edges = self.protocol.strata["theta_e_arcsec"].edges

@@ -79,13 +79,15 @@ def plan_bricks(
     priors: SkyPriors,
     contaminants: Mapping[str, int] | None = None,
     anchors: int | None = None,
+    first: int = 0,
 ) -> pa.Table:
     """Bricks scattered over the footprint, with how many targets of each kind they hold.
 
-    n_bricks           bricks; while there are fewer than sky cells, each lies in a cell of its own
+    n_bricks           bricks; while there are fewer than sky cells, each centre lies in a cell of its own
     targets_per_brick  ordinary targets (deflectors and discs) in each
     contaminants       total number of mock contaminants per class, spread evenly; none by default
     anchors            total number of mock anchors, spread evenly; by default the priors' share
+    first              number of the first brick: plans that start behind each other share no brick
 
     Returns rows of BRICKS. Brick k is the same for every `n_bricks`; only the even spread of the totals
     depends on it. ConfigError if the footprint cannot hold that many bricks.
@@ -99,7 +101,7 @@ def plan_bricks(
     if anchors is None:
         anchors = round(priors.anchors.share * n_bricks * targets_per_brick)
     n_disc = round(priors.discs.share * targets_per_brick)
-    ra, dec = _brick_centres(seed, n_bricks, priors)
+    ra, dec = _brick_centres(seed, first, n_bricks, priors)
     columns: dict[str, Any] = {
         "brickname": [brick_name(a, d) for a, d in zip(ra, dec, strict=True)],
         "ra_deg": ra,
@@ -119,14 +121,14 @@ def _spread_evenly(total: int, n: int, offset: int) -> list[int]:
     return [total // n + ((k + 7 * offset) % n < total % n) for k in range(n)]
 
 
-def _brick_centres(seed: int, n_bricks: int, priors: SkyPriors) -> tuple[Numbers, Numbers]:
+def _brick_centres(seed: int, first: int, n_bricks: int, priors: SkyPriors) -> tuple[Numbers, Numbers]:
     cells = _footprint_cells(priors)
-    if n_bricks > _SUBCELLS * len(cells):
+    if first + n_bricks > _SUBCELLS * len(cells):
         raise ConfigError(
-            "plan", "n_bricks", f"= {n_bricks} does not fit", f"at most {_SUBCELLS * len(cells)}"
+            "plan", "n_bricks", f"= {first + n_bricks} does not fit", f"at most {_SUBCELLS * len(cells)}"
         )
     order = stream(seed, "survey/bricks", "footprint").permutation(cells)
-    number = np.arange(n_bricks)
+    number = first + np.arange(n_bricks)
     cell = order[number % len(cells)]
     # Every pass over the footprint takes another sixteenth of each cell, so that no two bricks coincide.
     turn = stream(seed, "survey/bricks", "subcells").permutation(_SUBCELLS)
