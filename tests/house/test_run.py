@@ -297,3 +297,7 @@ def test_splits_of_another_job_are_not_taken_for_ours(copied, dhs):
     assert answer.code == 1
     assert "splits-pairs-sky" in answer.last
     assert "belongs to another job" in answer.last
+
+
+def test_the_page_says_what_the_experiment_is_about(undisturbed):
+    assert "A small synthetic sky from pixels to verdict." in (undisturbed[0] / "report.html").read_text()

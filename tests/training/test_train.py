@@ -299,19 +299,19 @@ def test_readers_change_no_number_and_resume_in_the_right_epoch(toy, undisturbed
     config = toy.tiny_config(num_workers=1)
     from darkhaloscope.training import resume
 
-    saved, write = [], resume.write_atomically
+    saved, write = [], resume.write_whole
 
     def write_then_die(path, data):
         write(path, data)
         saved.append(path)
         raise KeyboardInterrupt
 
-    resume.write_atomically = write_then_die
+    resume.write_whole = write_then_die
     try:
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, config)
     finally:
-        resume.write_atomically = write
+        resume.write_whole = write
     assert [path.name for path in saved] == ["last.ckpt"]
     assert len(torch.load(saved[0], weights_only=True)["darkhaloscope"]["history"]) == 1
     assert equal(weights(toy.run(tmp_path, config)), weights(undisturbed))

@@ -77,13 +77,12 @@ class LocalFiles:
         return str(self._path(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Temporary file in the same folder, then rename."""
-        temporary = self._temporary(path, data)
-        temporary.replace(self._path(path))
+        """As `write_whole`."""
+        write_whole(self._path(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Temporary file, then a hard link, which fails if the name exists."""
-        temporary = self._temporary(path, data)
+        temporary = _draft(self._path(path), data)
         try:
             os.link(temporary, self._path(path))
         except FileExistsError:
@@ -97,15 +96,21 @@ class LocalFiles:
         folder = self._path(path)
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
-    def _temporary(self, path: str, data: bytes) -> Path:
-        folder = self._path(path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return Path(name)
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of this machine whole or not at all: a kill leaves the old content or the new."""
+    _draft(path, data).replace(path)
+
+
+def _draft(path: Path, data: bytes) -> Path:
+    """The bytes on disk under another name in the same folder, ready to be renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return Path(name)
 
 
 class Commit(Frozen):

@@ -17,7 +17,7 @@ from darkhaloscope.contracts.config import find_config
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
-from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows
+from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
 from darkhaloscope.dataset.foundation import check_lookalikes, check_pairs, check_splits
 from darkhaloscope.dataset.splits import (
@@ -271,7 +271,4 @@ def _merged(findings: Findings) -> Findings:
 
 def save_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -9,7 +9,7 @@ from pydantic import Field
 from darkhaloscope.contracts.config import Frozen, find_config, fingerprint, load
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.protocol import load_protocol
-from darkhaloscope.contracts.store import open_dataset
+from darkhaloscope.contracts.store import open_dataset, write_whole
 from darkhaloscope.contracts.tables import STAMPS
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.dataset.splits import SplitConfig
@@ -112,11 +112,8 @@ def claim(out: Path, experiment: Experiment) -> None:
             problem = "differs from the run that this folder holds"
             raise ConfigError(str(out), key, problem, "another --out, or the settings in its config.yaml")
         return
-    out.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    draft = out / ".config.yaml.part"
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, text.encode())
 
 
 def _first_difference(a: object, b: object, path: str = "") -> str:

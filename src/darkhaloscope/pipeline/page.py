@@ -43,7 +43,7 @@ def assemble(run: Results) -> RunResults:
     pairs = tuple(d.fingerprint for d in run.pairs.values())
     return RunResults(
         title=f"Dark Halo Scope: {e.name}",
-        config=e.name,
+        config=f"{e.name}: {e.about}" if e.about else e.name,
         seeds=(e.seed,),
         verdict=verdict,
         reasons=reasons,

@@ -7,7 +7,6 @@ their interval, never across a bound. Text from outside (names, reasons, caption
 import base64
 import json
 import math
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import Field, model_validator
 from darkhaloscope.contracts.checks import Finding, Status
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import Measured
+from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.report import figures
 from darkhaloscope.report.figures import (
     Completeness,
@@ -123,11 +123,8 @@ def write_report(results: RunResults, path: Path) -> tuple[Path, Path]:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)  # noqa: PTH105 - same call, and the one that says atomic
+        write_whole(path, text.encode())
     except OSError as error:
         raise DataError(str(path), f"the report cannot be written: {error.strerror}") from error
 

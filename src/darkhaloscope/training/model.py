@@ -7,7 +7,6 @@ run. The same training gives the same bytes, so the file's SHA-256 names the mod
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from darkhaloscope.contracts.config import Frozen, parse
 from darkhaloscope.contracts.errors import ConfigError, DataError
+from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.stamps.measure import CORE_RADIUS_PIX, fill_core
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.training.config import NetworkConfig
@@ -193,19 +193,8 @@ def save_checkpoint(path: Path, weights: Mapping[str, torch.Tensor], card: Card)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(weights.items())}
     text = json.dumps(card.model_dump(mode="json"), sort_keys=True)
     torch.save({"weights": plain, "card": text}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Bytes reach the disk under another name in the same folder: a kill leaves the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Scorer:

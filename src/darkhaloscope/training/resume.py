@@ -13,8 +13,8 @@ import torch
 
 from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.contracts.errors import StoreError
+from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.training.frameworks import import_lightning
-from darkhaloscope.training.model import write_atomically
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -99,4 +99,4 @@ class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]
         del storage_options
         buffer = BytesIO()
         torch.save(checkpoint, buffer)
-        write_atomically(Path(path), buffer.getvalue())
+        write_whole(Path(path), buffer.getvalue())

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from darkhaloscope.contracts.config import canonical, fingerprint
 from darkhaloscope.contracts.errors import ConfigError, DataError, TrainingFailed
+from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.dataset.pairs import (
     EpochOrder,
     EvenBatches,
@@ -46,7 +47,6 @@ from darkhaloscope.training.model import (
     Card,
     LensClassifier,
     save_checkpoint,
-    write_atomically,
 )
 from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch
 
@@ -116,7 +116,7 @@ def train(
     )
     path = out_dir / CHECKPOINT
     sha256 = save_checkpoint(path, curves.best_weights, card)
-    write_atomically(out_dir / TIMES, json.dumps({"seconds_per_epoch": curves.seconds}).encode())
+    write_whole(out_dir / TIMES, json.dumps({"seconds_per_epoch": curves.seconds}).encode())
     return TrainResult(path, sha256, tuple(curves.history), curves.best_epoch, tuple(curves.seconds))
 
 

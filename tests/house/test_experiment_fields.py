@@ -1,0 +1,126 @@
+"""Every field of an experiment file changes something in what a run makes."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from darkhaloscope.contracts.config import canonical, parse
+from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.contracts.store import local_writer, write_rows
+from darkhaloscope.contracts.tables import STAMPS
+from darkhaloscope.dataset.splits import SplitConfig
+from darkhaloscope.pipeline.data import DataStages
+from darkhaloscope.pipeline.experiment import Experiment, Lookalikes, SurveyConfig, check_inputs
+
+LOOKALIKES = {"bricks": 2, "ring": 1, "spiral": 1, "merger": 1, "spike": 1, "anchors": 1}
+SMALL = {
+    "name": "small",
+    "survey": {"bricks": 3, "targets_per_brick": 2, "bricks_per_shard": 1, "lookalikes": LOOKALIKES},
+}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """The data stages of a small experiment with some keys changed, in a folder of their own."""
+    made = {}
+
+    def make(**changed):
+        key = repr(sorted(changed.items()))
+        if key not in made:
+            data = canonical(parse(SMALL, Experiment, "small"))
+            for path, value in changed.items():
+                *parents, last = path.split("__")
+                node = data
+                for parent in parents:
+                    node = node[parent]
+                node[last] = value
+            made[key] = DataStages(parse(data, Experiment, "test"), tmp_path_factory.mktemp("run"))
+        return made[key]
+
+    return make
+
+
+def rows(dataset, *columns):
+    return dataset.read(columns).to_pylist()
+
+
+OBSERVED = {
+    "seed": (7, lambda s: rows(s.sources["sky"], "flux_r")),
+    "draws_per_host": (2, lambda s: s.pairs["sky"].num_rows),
+    "recipe__flux_mode": ("snr_targeted", lambda s: rows(s.pairs["sky"], "arc_snr_mf")),
+    "splits__seed": (9, lambda s: sorted(s.plan.items())),
+    "splits__snr_floor_mf": (1e6, lambda s: s.pair_splits["sky"].manifest.rejects),
+    "survey__bricks": (4, lambda s: s.sources["sky"].num_rows),
+    "survey__targets_per_brick": (3, lambda s: s.sources["sky"].num_rows),
+    "survey__bricks_per_shard": (2, lambda s: len(s.sources["sky"].keys)),
+    "survey__size": (72, lambda s: len(rows(s.sources["sky"], "stamp_npz")[0]["stamp_npz"])),
+    "survey__priors__discs__share": (1.0, lambda s: rows(s.sources["sky"], "kind")),
+    **{
+        f"survey__lookalikes__{name}": (3, lambda s: rows(s.lookalikes, "kind", "category"))
+        for name in ("ring", "spiral", "merger", "spike", "anchors")
+    },
+    "survey__lookalikes__bricks": (1, lambda s: len(set(s.lookalikes.read(["brickname"])["brickname"]))),
+}
+ELSEWHERE = {
+    "name": "test_docs.py and the report's title",
+    "about": "test_the_page_says_what_the_experiment_is_about",
+    "protocol": "test_verify_finds_a_flipped_gate_direction",
+    "preprocess": "the checkpoint's card (tests/training)",
+    "sampling": "the walk of PairSampling (tests/dataset/test_pairs.py)",
+    "training": "the walk of TrainConfig (tests/training/test_train.py)",
+    "survey__hosts": "below",
+    "survey__known_lenses": "below",
+    "survey__known_lenses_optional": "below",
+    "survey__assumed_psfsize_arcsec": "below",
+    "splits__fractions": "test_the_seed_changes_the_plan_and_bad_fractions_are_refused",
+}
+
+
+def test_no_field_is_forgotten():
+    fields = set(Experiment.model_fields) - {"survey", "splits", "recipe"}
+    fields |= {f"survey__{n}" for n in SurveyConfig.model_fields if n not in ("lookalikes", "priors")}
+    fields |= {f"survey__lookalikes__{n}" for n in Lookalikes.model_fields}
+    fields |= {f"splits__{n}" for n in SplitConfig.model_fields}
+    walked = set(OBSERVED) - {"recipe__flux_mode", "survey__priors__discs__share"}
+    assert fields == walked | set(ELSEWHERE)
+
+
+@pytest.mark.parametrize("field", OBSERVED)
+def test_changing_a_field_changes_what_is_made(stages, field):
+    value, seen = OBSERVED[field]
+    assert seen(stages()) == seen(stages())
+    assert seen(stages(**{field: value})) != seen(stages())
+
+
+@pytest.fixture(scope="module")
+def cutouts(tmp_path_factory):
+    """Two noisy galaxies as a cutout file: what a user brings."""
+    y, x = np.mgrid[:80, :80] - 39.5
+    light = 0.5 * np.exp(-np.hypot(x, y) / 3)
+    images = light + np.random.default_rng(1).normal(0, 0.003, (2, 3, 80, 80))
+    path = tmp_path_factory.mktemp("cutouts") / "mine.npz"
+    np.savez(path, images=images.astype("f4"), pixscale=0.262)
+    return path
+
+
+def test_real_hosts_and_known_lenses_enter_where_the_experiment_names_them(stages, cutouts, tmp_path):
+    plain = stages()
+    assert plain.known_lenses is None
+    assert list(plain.sources) == ["sky"]
+    sharp = stages(survey__known_lenses=[str(cutouts)], survey__assumed_psfsize_arcsec=[1.0, 0.9, 0.8])
+    blurred = stages(survey__known_lenses=[str(cutouts)])
+    assert rows(sharp.known_lenses, "psfsize_r") != rows(blurred.known_lenses, "psfsize_r")
+    assert pc.all(pc.equal(sharp.known_lenses.read(["arc_domain"])["arc_domain"], "real")).as_py()
+    table = plain.sources["sky"].read()
+    hosts = write_rows(local_writer(tmp_path / "hosts", STAMPS), table, shard_rows=64, job={"job": "test"})
+    assert list(stages(survey__hosts=hosts.where).sources) == ["sky", "hosts"]
+
+
+def test_an_absent_known_lens_stops_the_run_unless_the_experiment_may_do_without(stages, cutouts):
+    names = [str(cutouts), str(cutouts.with_name("gone.npz"))]
+    with pytest.raises(DataError, match=r"gone\.npz"):
+        check_inputs(stages(survey__known_lenses=names).experiment)
+    lenient = stages(survey__known_lenses=names, survey__known_lenses_optional=True)
+    check_inputs(lenient.experiment)
+    assert lenient.absent_lenses == (names[1],)
+    assert lenient.known_lenses.num_rows == 2
