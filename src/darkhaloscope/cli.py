@@ -104,10 +104,25 @@ def inject(
     config: Annotated[
         str, typer.Option(help="Experiment file whose recipe is used.")
     ] = "gen5_prime_baseline.yaml",
+    preview: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Draw a gallery of this many hosts (gen5′, gen7, gen8) instead of a dataset."
+        ),
+    ] = 0,
+    least_snr: Annotated[
+        float, typer.Option(min=0.0, help="With --preview: pass over hosts whose arc is fainter.")
+    ] = 0.0,
     set_: Set = None,
     workers: Workers = 2,
 ) -> None:
     """Inject arcs into the galaxies of a stamps dataset; each keeps its untouched control."""
+    if preview:
+        from darkhaloscope.pipeline.preview import preview_arms
+
+        made = preview_arms(stamps, out, config, preview, least_snr=least_snr, overrides=set_ or ())
+        typer.echo(str(made))
+        return
     from darkhaloscope.pipeline.verbs import inject_arcs
 
     inject_arcs(stamps, out, config, overrides=set_ or (), workers=workers)

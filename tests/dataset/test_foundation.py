@@ -16,7 +16,7 @@ from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, SPLITS_NAMES
 from darkhaloscope.dataset.foundation import PAIR_CHECKS, check_lookalikes, check_pairs, check_splits
 from darkhaloscope.dataset.splits import AssignSplits, SplitConfig, group_counts, plan_splits
 from darkhaloscope.injection.inject import Inject
-from darkhaloscope.injection.recipe import BaselineRecipe
+from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.stamps.harvest import HarvestSky
 from darkhaloscope.stamps.stamp import decode_planes, encode_planes
 from darkhaloscope.survey.priors import SkyPriors
@@ -37,12 +37,12 @@ def stamps():
 
 @pytest.fixture(scope="module")
 def pairs(stamps):
-    return Inject(recipe=BaselineRecipe(), seed=SEED).run(stamps)
+    return Inject(recipe=Recipe(), seed=SEED).run(stamps)
 
 
 @pytest.fixture(scope="module")
 def sham(stamps):
-    return Inject(recipe=BaselineRecipe(), seed=SEED, sham=True).run(stamps)
+    return Inject(recipe=Recipe(), seed=SEED, sham=True).run(stamps)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import pytest
 from darkhaloscope.contracts.errors import StampError
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
+from darkhaloscope.injection.draw import Host, draw
 from darkhaloscope.injection.imaging import add_to, shot_noise
 from darkhaloscope.injection.inject import Inject, MakeAnchors, host_gain, inject_arc
-from darkhaloscope.injection.recipe import BaselineRecipe, Deflection, Host, Sources, draw
+from darkhaloscope.injection.recipe import Deflection, Recipe, Sources
 from darkhaloscope.stamps.stamp import Stamp, decode_planes, encode_mask, encode_planes
 from darkhaloscope.survey.distributions import Counts, Uniform
 
@@ -91,7 +92,7 @@ def test_zero_light_keeps_signed_zeros_and_light_is_added_in_double():
 def test_infinite_gain_is_noiseless(host_row):
     row = STAMPS.conform([host_row(0)]).to_pylist()[0]
     stamp = Stamp.from_row(row, where="test")
-    truth = draw(Host.from_row(row), BaselineRecipe(), seed=1, task="t")
+    truth = draw(Host.from_row(row), Recipe(), seed=1, task="t")
     done = inject_arc(stamp, truth, np.full(3, np.inf), stream(1, "test", "t"))
     added = done.stamp.astype(np.float64) - stamp.image
     np.testing.assert_allclose(added, done.arc, atol=1e-7 * float(stamp.image.max()))
@@ -126,7 +127,7 @@ def test_snr_and_core_shares_match_the_published_defaults(pairs):
 
 
 def test_a_wrong_count_limit_misses_the_published_defaults(hosts):
-    faint = BaselineRecipe(sources=Sources(r_mag=Counts(slope=0.3, bright=21.0, faint=26.5)))
+    faint = Recipe(sources=Sources(r_mag=Counts(slope=0.3, bright=21.0, faint=26.5)))
     snr = column(Inject(seed=1, recipe=faint).run(hosts(300)), "arc_snr_mf")
     assert np.median(snr) == pytest.approx(6.8, rel=0.25)
     with pytest.raises(AssertionError):
@@ -145,18 +146,48 @@ def test_flux_ledger_is_consistent(pairs):
 
 
 def test_aimed_snr_is_met_and_carries_no_population_weight(hosts):
-    recipe = BaselineRecipe(flux_mode="snr_targeted", target_snr=Uniform(low=30.0, high=30.0))
+    recipe = Recipe(flux_mode="snr_targeted", target_snr=Uniform(low=30.0, high=30.0))
     aimed = Inject(seed=1, recipe=recipe).run(hosts(8))
     np.testing.assert_allclose(column(aimed, "arc_snr_mf"), 30.0, rtol=1e-5)
     assert not column(aimed, "weight").any()
     plain = JOB.run(hosts(8))
     np.testing.assert_allclose(column(aimed, "source_mag_r"), column(plain, "source_mag_r"))
-    assert set(column(plain, "weight")) == {1.0}
+    assert (column(plain, "weight") > 0).all()
+    assert set(column(plain, "flux_scale")) == {1.0}
+    gained = 10 ** (0.4 * (column(aimed, "source_mag_r") - column(aimed, "lensed_mag_r")))
+    np.testing.assert_allclose(
+        gained, column(aimed, "magnification") * column(aimed, "flux_scale"), rtol=1e-3
+    )
+
+
+def test_a_floor_on_the_snr_is_recorded(hosts):
+    floored = Inject(seed=1, recipe=Recipe(snr_floor=10.0)).run(hosts(40))
+    snr, below = (
+        column(floored, "arc_snr_mf"),
+        np.array(floored.column("reject").to_pylist()) == "below_snr_floor",
+    )
+    assert 5 < below.sum() < 35
+    np.testing.assert_array_equal(snr < 10.0, below)
+    assert [blob is None for blob in floored.column("stamp_npz").to_pylist()] == below.tolist()
+    assert not column(floored, "weight")[below].any()
+    assert PAIRED_STAMPS.check(floored).all_passed
+
+
+def test_snr_columns_are_what_the_pixels_say(pairs, hosts):
+    invvar = decode_planes(hosts(400).column("invvar_npz")[3].as_py(), "invvar", where="test").astype(float)
+    arc = planes(pairs, "arc_npz", "arc", 3).astype(float)
+    for k, band in enumerate("grz"):
+        peak = (arc[k] * np.sqrt(invvar[k])).max()
+        total = arc[k].sum() / np.sqrt((1 / invvar[k]).sum())
+        assert column(pairs, f"arc_snr_{band}")[3] == pytest.approx(peak, rel=1e-4)
+        assert column(pairs, f"arc_snr_sum_{band}")[3] == pytest.approx(total, rel=1e-4)
+    assert column(pairs, "arc_snr")[3] == column(pairs, "arc_snr_r")[3]
+    assert (column(pairs, "arc_snr_sum") < column(pairs, "arc_snr_mf")).all()
 
 
 def test_arc_is_centred_on_the_target_not_on_the_stamp(host_row):
     """A round lens with the source behind it: the ring's centroid is the target's position."""
-    recipe = BaselineRecipe()
+    recipe = Recipe()
     row = STAMPS.conform([host_row(3)]).to_pylist()[0]
     truth = draw(Host.from_row(row), recipe, seed=1, task="t")
     ring = type(truth.lens)(theta_e=1.5)
@@ -250,7 +281,7 @@ def test_mock_anchors_get_bright_arcs_and_nothing_else_changes(host_row):
 def test_anchor_options_all_matter(host_row):
     table = STAMPS.conform([host_row(i, kind="lens") for i in range(3)])
     plain = MakeAnchors(seed=1).run(table)
-    small = BaselineRecipe(deflection=Deflection(theta_e=Uniform(low=0.2, high=0.6)))
+    small = Recipe(deflection=Deflection(theta_e=Uniform(low=0.2, high=0.6)))
     low = MakeAnchors(seed=1, recipe=small, snr_floor=0.0).run(table)
     assert column(low, "theta_e_arcsec").min() >= 0.5
     lower = MakeAnchors(seed=1, recipe=small, snr_floor=0.0, theta_e_floor=0.0).run(table)

@@ -6,11 +6,22 @@ import pytest
 from scipy import stats
 
 from darkhaloscope.contracts.config import fingerprint
-from darkhaloscope.injection.recipe import BaselineRecipe, Deflection, Host, Sources, Truth, UnseenHost, draw
+from darkhaloscope.injection.draw import Host, Truth, draw
+from darkhaloscope.injection.recipe import (
+    Deflection,
+    HybridShapes,
+    Recipe,
+    SersicShapes,
+    Sources,
+    UnseenHost,
+)
 from darkhaloscope.survey.distributions import Normal, Rayleigh, Uniform
+from darkhaloscope.survey.release import to_magnitude
 
 SEEN = Host(z=0.5, light_q=0.75, light_phi_rad=0.4)
-RECIPE = BaselineRecipe()
+RECIPE = Recipe()
+HYBRID = Recipe(lineage="gen7", shapes=HybridShapes())
+SLOPES = Normal(mean=2.08, sd=0.18, low=1.7, high=2.5)
 
 
 def draws(recipe=RECIPE, n=1500, host=SEEN, **kwargs):
@@ -163,12 +174,21 @@ def changed(value):
     ("room", "field"),
     [
         (room, field)
-        for room, model in (("host", UnseenHost), ("deflection", Deflection), ("sources", Sources))
+        for room, model in (
+            ("host", UnseenHost),
+            ("deflection", Deflection),
+            ("sources", Sources),
+            ("shapes", SersicShapes),
+            ("hybrid", HybridShapes),
+        )
         for field in model.model_fields
+        if field != "kind"
     ],
 )
 def test_every_number_of_the_recipe_changes_what_is_drawn(room, field):
-    value = getattr(getattr(RECIPE, room), field)
+    recipe = HYBRID if room == "hybrid" else RECIPE
+    room = "shapes" if room == "hybrid" else room
+    value = getattr(getattr(recipe, room), field)
     if field in ("size", "q") and room != "host":  # bounds: narrow them until they bite
         other = with_(
             RECIPE, room, **{field: Uniform(low=0.2, high=0.3) if field == "size" else changed(value)}
@@ -181,8 +201,14 @@ def test_every_number_of_the_recipe_changes_what_is_drawn(room, field):
         other = with_(RECIPE, room, two_component_share=0.5)
     elif field == "round_light_q":
         other = with_(RECIPE, room, round_light_q=0.5)
+    elif field == "slope":
+        other = with_(RECIPE, room, slope=SLOPES)
+    elif field == "clumps":
+        other = with_(recipe, room, clumps=(1, 3))
+    elif field == "widest":
+        other = with_(recipe, room, widest=0.05)
     else:
-        other = with_(RECIPE, room, **{field: changed(value)})
+        other = with_(recipe, room, **{field: changed(value)})
     hosts = [SEEN, Host(), Host(z=0.9, light_q=0.6, light_phi_rad=1.0)]
     tasks = [(host, f"t#{k}") for host in hosts for k in range(60)]
     before, after = (
@@ -190,16 +216,124 @@ def test_every_number_of_the_recipe_changes_what_is_drawn(room, field):
             t if isinstance(t, str) else dataclasses.replace(t, caustic_area_arcsec2=0.0)
             for t in (draw(host, recipe, seed=1, task=task) for host, task in tasks)
         ]
-        for recipe in (RECIPE, other)
+        for recipe in (recipe, other)
     )
     assert before != after
-    assert fingerprint(RECIPE) != fingerprint(other)
+    assert fingerprint(recipe) != fingerprint(other)
 
 
 def test_every_prior_says_where_it_comes_from():
-    for model in (UnseenHost, Deflection, Sources):
+    for model in (UnseenHost, Deflection, Sources, SersicShapes, HybridShapes):
         for name, field in model.model_fields.items():
+            if name == "kind":
+                continue
             extra = field.json_schema_extra
             assert isinstance(extra, dict), name
             assert extra["tag"] in "MSCAK", name
             assert extra["basis"], name
+
+
+@pytest.fixture(scope="module")
+def hybrids():
+    return draws(HYBRID, n=300)
+
+
+def clumps_of(truth):
+    return [part for part in truth.source.parts if getattr(part.shape, "n_sersic", None) == 0.5]
+
+
+def test_clumps_are_taken_out_of_the_galaxy_and_leave_its_magnitudes(hybrids):
+    for truth in hybrids:
+        np.testing.assert_allclose(to_magnitude(truth.source.flux_nmgy), truth.source_mag, atol=1e-9)
+        clumps = np.sum([part.flux_nmgy for part in clumps_of(truth)], axis=0)
+        assert 0.05 <= clumps[1] / truth.source.flux_nmgy[1] <= 0.20
+        assert 2 <= len(clumps_of(truth)) <= 8
+
+
+def test_clumps_number_and_share_are_uniform(hybrids):
+    counts = np.bincount([len(clumps_of(t)) for t in hybrids], minlength=9)[2:]
+    assert stats.chisquare(counts).pvalue > 0.01
+    share = [sum(p.flux_nmgy[1] for p in clumps_of(t)) / t.source.flux_nmgy[1] for t in hybrids]
+    assert stats.kstest(share, stats.uniform(0.05, 0.15).cdf).pvalue > 0.01
+    assert stats.kstest(share, stats.uniform(0.05, 0.10).cdf).pvalue < 1e-3
+
+
+def test_clumps_are_small_bluer_and_follow_the_light(hybrids):
+    sizes, redder, inside = [], [], []
+    for truth in hybrids:
+        base = truth.morphology
+        for part in clumps_of(truth):
+            sizes.append(part.shape.R_sersic / math.sqrt(2 * math.log(2)))
+            g_r = -2.5 * math.log10(part.flux_nmgy[0] / part.flux_nmgy[1])
+            redder.append(truth.source_mag[0] - truth.source_mag[1] - g_r)
+            dx, dy = part.shape.x - base.x, part.shape.y - base.y
+            along = math.cos(base.phi) * dx + math.sin(base.phi) * dy
+            across = math.cos(base.phi) * dy - math.sin(base.phi) * dx
+            inside.append(math.hypot(along * math.sqrt(base.q), across / math.sqrt(base.q)) / base.R_sersic)
+    assert min(sizes) > 0.004
+    assert max(sizes) <= 0.060
+    assert np.median(sizes) == pytest.approx(0.03, rel=0.1)
+    assert np.mean(redder) == pytest.approx(0.20, abs=0.01)
+    assert max(inside) <= 3.0
+    # Half the profile's light lies within one radius; .96 of it within three.
+    assert np.mean(np.array(inside) < 1.0) == pytest.approx(0.52, abs=0.03)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_clump_flux_is_conserved_on_a_fine_grid_of_the_source_plane(hybrids, index):
+    """Sampled, not summed from what was asked for: within a percent."""
+    truth = hybrids[index]
+    half, step = 12 * truth.size_arcsec, 0.005
+    axis = np.arange(-half, half, step)
+    x, y = np.meshgrid(axis + truth.position[0], axis + truth.position[1])
+    with_clumps = truth.source.brightness(x, y).sum(axis=(1, 2)) * step**2
+    np.testing.assert_allclose(with_clumps, truth.source.flux_nmgy, rtol=0.01)
+    clumps = dataclasses.replace(truth.source, parts=tuple(clumps_of(truth)))
+    np.testing.assert_allclose(
+        clumps.brightness(x, y).sum(axis=(1, 2)) * step**2, clumps.flux_nmgy, rtol=0.01
+    )
+
+
+def test_smooth_light_grows_bluer_outwards_by_the_gradient(hybrids):
+    for truth in hybrids[:20]:
+        smooth = [part for part in truth.source.parts if part not in clumps_of(truth)]
+        base, step = truth.morphology, 0.01
+        radius = base.R_sersic * np.array([1 - step, 1 + step])
+        x = base.x + radius * math.cos(base.phi) / math.sqrt(base.q)
+        y = base.y + radius * math.sin(base.phi) / math.sqrt(base.q)
+        g, r, _ = dataclasses.replace(truth.source, parts=tuple(smooth)).brightness(x, y)
+        slope = np.diff(-2.5 * np.log10(g / r))[0] / (2 * step)
+        assert slope == pytest.approx(-0.15, rel=0.2)
+
+
+def test_a_uniform_grid_carries_the_weight_of_the_population(default_draws):
+    weight = np.array([t.weight for t in default_draws])
+    theta = np.array([t.lens.theta_e for t in default_draws])
+    assert weight.mean() == pytest.approx(1.0, abs=0.06)
+    # Among lenses of .5 to 2.5 arcsec the population is steep: two thirds lie below one arcsec.
+    assert (weight * (theta < 1.0)).sum() / weight.sum() == pytest.approx(0.67, abs=0.06)
+    assert np.mean(theta < 1.0) == pytest.approx(0.25, abs=0.04)
+
+
+def test_the_host_s_own_dispersion_sets_its_einstein_radius():
+    recipe = RECIPE.model_copy(update={"theta_e_prior": "host"})
+    light, heavy = (
+        np.median([t.lens.theta_e for t in draws(recipe, n=200, host=Host(0.5, 0.75, 0.4, sigma_v_kms=s))])
+        for s in (180.0, 300.0)
+    )
+    assert heavy / light == pytest.approx((300 / 180) ** 2, rel=0.06)
+    drawn = draw(Host(0.5, 0.75, 0.4, sigma_v_kms=250.0), recipe, seed=1, task="t")
+    assert drawn.weight == drawn.caustic_area_arcsec2
+
+
+def test_population_lenses_are_small():
+    recipe = RECIPE.model_copy(update={"theta_e_prior": "population"})
+    theta = [t.lens.theta_e for t in draws(recipe, n=500)]
+    assert np.median(theta) == pytest.approx(0.62, abs=0.05)
+
+
+def test_slopes_are_drawn_where_the_arm_asks_for_them():
+    arm = with_(RECIPE, "deflection", slope=SLOPES)
+    slopes = [t.lens.gamma for t in draws(arm, n=300)]
+    assert np.mean(slopes) == pytest.approx(2.08, abs=0.04)
+    assert {t.lens.gamma for t in draws(n=5)} == {2.0}

@@ -12,24 +12,28 @@ import pytest
 from scipy import signal
 
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.injection.imaging import MARGIN_PIX, Frame, collect_light, render_arc, shot_noise
-from darkhaloscope.injection.lens import (
+from darkhaloscope.injection.caustics import (
     ImagedRegion,
-    Lens,
     caustic,
-    convergence,
     critical_curve,
+    polygon_area,
+)
+from darkhaloscope.injection.draw import Host, draw
+from darkhaloscope.injection.imaging import shot_noise
+from darkhaloscope.injection.lens import (
+    Lens,
+    convergence,
     deflection,
     ellipticity_from_axis,
     jacobian,
     magnification,
-    polygon_area,
     trace,
 )
-from darkhaloscope.injection.recipe import BaselineRecipe, Host, draw
+from darkhaloscope.injection.recipe import Recipe
+from darkhaloscope.injection.render import MARGIN_PIX, ArcTask, Frame, Renderer, render_arc
 from darkhaloscope.injection.source import Sersic, sersic_source
 from darkhaloscope.survey.profiles import sersic_bn
-from darkhaloscope.survey.psf import moffat_kernel
+from darkhaloscope.survey.psf import Kernels, moffat_kernel
 
 # lenstronomy evaluates the centre of an isothermal lens, where nothing is defined.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -159,7 +163,7 @@ def test_area_of_the_imaged_region_equals_the_accepted_fraction(lens):
 def test_number_of_images_agrees_with_a_solver_of_the_lens_equation():
     solver_module = pytest.importorskip("lenstronomy.LensModel.Solver.lens_equation_solver")
     rng = np.random.default_rng(11)
-    recipe, found = BaselineRecipe(), {2: 0, 4: 0}
+    recipe, found = Recipe(), {2: 0, 4: 0}
     for i in range(40):
         lens = draw(Host(0.5, 0.6, 0.3), recipe, seed=5, task=f"solve-{i}").lens
         region = ImagedRegion(lens)
@@ -245,6 +249,15 @@ def reference(lens, source, frame, fwhm, *, beta=3.0, supersampling=9, refined=9
     return seen[MARGIN_PIX:-MARGIN_PIX, MARGIN_PIX:-MARGIN_PIX], image.sum()
 
 
+def collect_light(lens, source, frame):
+    """Light on the cells of the stamp and its margin: (layer, rows, columns)."""
+    renderer = Renderer()
+    psf = renderer.respond(
+        Kernels.pixelised(np.stack([moffat_kernel(1.1, 3.0, pixel_scale=PIXEL)] * 3)), frame.shape
+    )
+    return renderer.collect(renderer.batch([ArcTask(lens, source, frame, psf)]))[0, :, 1:-1, 1:-1]
+
+
 def compare(lens, source, fwhm):
     """Worst error over peak, and relative error of the flux, of our arc against the reference."""
     frame = Frame((64, 64), 31.7, 31.4, PIXEL)
@@ -257,7 +270,7 @@ def compare(lens, source, fwhm):
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(10))
 def test_arcs_of_the_default_prior_equal_the_oracle_s(index):
-    truth = draw(Host(0.5, 0.75, 0.3), BaselineRecipe(), seed=3, task=f"oracle-{index}")
+    truth = draw(Host(0.5, 0.75, 0.3), Recipe(), seed=3, task=f"oracle-{index}")
     error, flux = compare(truth.lens, truth.source, (0.75, 1.1, 1.4)[index % 3])
     assert error < 4e-3  # 2e-3 but for the sharpest PSF
     assert abs(flux) < 2e-3
@@ -275,7 +288,7 @@ def test_compact_and_cuspy_sources_on_a_fold_equal_the_oracle_s(size, n):
 
 
 def test_counting_the_pixel_twice_would_fail_the_comparison():
-    truth = draw(Host(0.5, 0.75, 0.3), BaselineRecipe(), seed=3, task="oracle-1")
+    truth = draw(Host(0.5, 0.75, 0.3), Recipe(), seed=3, task="oracle-1")
     frame = Frame((64, 64), 31.7, 31.4, PIXEL)
     kernel = moffat_kernel(1.1, 3.0, pixel_scale=PIXEL)
     image = render_arc(truth.lens, truth.source, frame, np.stack([kernel] * 3)).image[0]
@@ -323,7 +336,7 @@ def test_a_small_source_on_a_round_lens_has_the_magnification_of_a_point():
 
 
 def test_flux_does_not_depend_on_the_psf_nor_on_where_the_pixels_lie():
-    truth = draw(Host(0.5, 0.75, 0.3), BaselineRecipe(), seed=3, task="oracle-4")
+    truth = draw(Host(0.5, 0.75, 0.3), Recipe(), seed=3, task="oracle-4")
     sums = []
     for x, y, fwhm in [(31.5, 31.5, 0.8), (31.93, 31.11, 1.1), (31.25, 31.75, 1.7)]:
         kernel = moffat_kernel(fwhm, 3.0, pixel_scale=PIXEL)
@@ -357,7 +370,7 @@ def test_photon_noise_has_the_coadd_s_variance_per_pixel_and_in_large_sums():
 
 def test_photon_noise_follows_the_arc():
     """Many realisations under one arc: the variance lies where the light is and sums to 0.798 a/G."""
-    truth = draw(Host(0.5, 0.75, 0.3), BaselineRecipe(), seed=3, task="oracle-4")
+    truth = draw(Host(0.5, 0.75, 0.3), Recipe(), seed=3, task="oracle-4")
     kernel = np.stack([moffat_kernel(1.1, 3.0, pixel_scale=PIXEL)] * 3)
     arc = render_arc(truth.lens, truth.source, Frame((64, 64), 31.5, 31.5, PIXEL), kernel).image
     arc, gain, n = np.clip(arc, 0, None), np.full(3, 2.0e4), 600

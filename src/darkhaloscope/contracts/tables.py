@@ -31,6 +31,7 @@ REJECTS = (
     "draw_exhausted",
     "below_snr_floor",
     "gain_out_of_bounds",
+    "no_source",
 )
 
 
@@ -344,22 +345,33 @@ STAMPS = Table(
 
 PAIRED_STAMPS = Table(
     name="paired_stamps",
-    version=1,
+    version=2,
     doc="The same galaxy twice: with an injected arc, and untouched. One row per injection task.",
     key="task_id",
     columns=(
         Column("task_id", _S, "target_id#draw."),
         *_IDENTITY,
-        Column("recipe", _S, "Kind of recipe that made the arc."),
+        Column("recipe", _S, "Kind of recipe that made the arc: the sources' shapes, and +nuisances."),
         Column("lineage", _S, "Name the paper trail uses, e.g. gen5_prime."),
         Column("recipe_hash", _S, "Fingerprint of the recipe: results carry their prior."),
-        Column("theta_e_prior", _S, "Prior of theta_E: uniform is for completeness, not for populations."),
+        Column(
+            "theta_e_prior",
+            _S,
+            "Prior of theta_E: uniform is for completeness; host, population: from velocity dispersions.",
+        ),
         Column(
             "flux_mode",
             _S,
             "counts: intrinsic number counts; snr_targeted: rescaled to a wanted S/N; sham: zero flux.",
         ),
         Column("source_model", _S, "What the source is made of."),
+        Column("source_id", _S, "The real galaxy that was lensed; null for a model.", nullable=True),
+        Column(
+            "nuisances",
+            _S,
+            "What the imaging of this pair was made to suffer, e.g. 'cosmic_ray:r'.",
+            nullable=True,
+        ),
         Column("stamp_npz", _B, "With arc: float32, g r z.", "nmgy", nullable=True),
         Column("ctrl_stamp_npz", _B, "The same pixels before the arc was added.", "nmgy", nullable=True),
         Column(
@@ -382,6 +394,7 @@ PAIRED_STAMPS = Table(
         Column("phi_rad", _F, "Major axis of the mass, +x to +y.", "rad", nullable=True),
         Column("e1", _F, "(1-q)/(1+q) cos 2phi.", nullable=True, at_least=-1, at_most=1),
         Column("e2", _F, "(1-q)/(1+q) sin 2phi.", nullable=True, at_least=-1, at_most=1),
+        Column("gamma", _F, "Slope of the mass, lenstronomy's EPL; 2 is isothermal.", nullable=True),
         Column("gamma1", _F, "External shear.", nullable=True),
         Column("gamma2", _F, "External shear.", nullable=True),
         Column("center_x", _F, "Lens centre relative to the target's centre.", "arcsec", nullable=True),
@@ -389,7 +402,7 @@ PAIRED_STAMPS = Table(
         Column("z_lens", _F, "Deflector redshift.", nullable=True),
         Column("z_source", _F, "Source redshift.", nullable=True),
         Column("R_sersic_arcsec", _F, "Half-light radius of the source, sqrt(ab).", "arcsec", nullable=True),
-        Column("n_sersic", _F, "Sérsic index of the source.", nullable=True),
+        Column("n_sersic", _F, "Sérsic index of the source's smooth light.", nullable=True),
         Column("source_e1", _F, "Source ellipticity, (1-q)/(1+q) cos 2phi.", nullable=True),
         Column("source_e2", _F, "Source ellipticity, (1-q)/(1+q) sin 2phi.", nullable=True),
         Column("source_x_arcsec", _F, "Source position.", "arcsec", nullable=True),
@@ -397,7 +410,14 @@ PAIRED_STAMPS = Table(
         Column("beta_arcsec", _F, "Source offset from the lens.", "arcsec", nullable=True),
         Column("caustic_area_arcsec2", _F, "Area of the multiply-imaged region.", "arcsec^2", nullable=True),
         Column("n_images", _H, "Images of the source's centre (2 or 4).", nullable=True),
-        *_per_band("source_mag", _F, "Intrinsic magnitude of the source", "mag", nullable=True),
+        *_per_band("source_mag", _F, "Intrinsic magnitude of the source, as drawn", "mag", nullable=True),
+        Column(
+            "flux_scale",
+            _F,
+            "Factor on the drawn flux: 1; another number where an S/N was aimed at; 0 for a sham.",
+            nullable=True,
+            at_least=0,
+        ),
         *_per_band("lensed_mag", _F, "Magnitude of the lensed image", "mag", nullable=True),
         Column("magnification", _F, "Lensed over intrinsic flux, r band.", nullable=True),
         Column(
@@ -407,6 +427,14 @@ PAIRED_STAMPS = Table(
             nullable=True,
             at_least=0,
         ),
+        *_per_band("arc_snr", _F, "Peak per-pixel S/N of the arc", nullable=True),
+        Column(
+            "arc_snr_sum",
+            _F,
+            "Arc flux over the noise of the whole stamp, bands in quadrature: diluted by blank sky.",
+            nullable=True,
+        ),
+        *_per_band("arc_snr_sum", _F, "Arc flux over the noise of the whole stamp", nullable=True),
         Column(
             "arc_snr_mf",
             _F,
@@ -424,7 +452,13 @@ PAIRED_STAMPS = Table(
         Column("x_center_pix", _F, "Column of the target's centre.", "pix"),
         Column("y_center_pix", _F, "Row of the target's centre.", "pix"),
         Column("pixel_scale_arcsec", _F, "Pixel scale.", "arcsec/pix"),
-        Column("weight", _F, "Weight in population averages; 0 where the flux was chosen for its S/N."),
+        Column(
+            "weight",
+            _F,
+            "Weight in population averages: how much more often nature makes such a lens than the draw; "
+            "0 where the flux was chosen for its S/N.",
+            at_least=0,
+        ),
         Column("reject", _S, "Why no arc was added; null when it was.", nullable=True, one_of=REJECTS),
     ),
 )

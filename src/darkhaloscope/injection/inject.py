@@ -6,8 +6,8 @@ keeps its place with a reject code and without pixels.
 """
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,13 +21,17 @@ from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS, Table
-from darkhaloscope.injection.imaging import Arc, Frame, add_to, render_arc, shot_noise
+from darkhaloscope.injection.draw import Host, Truth, draw
+from darkhaloscope.injection.imaging import add_to, shot_noise
 from darkhaloscope.injection.lens import ellipticity_from_axis
-from darkhaloscope.injection.recipe import BaselineRecipe, Host, Truth, draw
+from darkhaloscope.injection.nuisance import Imaging, apply_nuisances, arc_psf, draw_nuisances
+from darkhaloscope.injection.recipe import Recipe
+from darkhaloscope.injection.render import Arc, ArcTask, Frame, Renderer, Response
 from darkhaloscope.stamps.measure import (
-    arc_snr,
+    arc_snr_bands,
     arc_snr_mf,
     arc_snr_mf_bands,
+    arc_snr_sum_bands,
     core_flux_share,
     outer_mask,
     radius_map,
@@ -39,6 +43,7 @@ from darkhaloscope.stamps.stamp import (
     decode_stamp,
     encode_planes,
 )
+from darkhaloscope.survey.psf import Kernels
 from darkhaloscope.survey.release import (
     BANDS,
     GAIN_HIGHEST,
@@ -50,10 +55,11 @@ from darkhaloscope.survey.release import (
     to_magnitude,
 )
 
-__all__ = ["Arc", "Frame", "Inject", "Injected", "MakeAnchors", "Usability", "inject_arc", "render_arc"]
-
 FloatArray = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
+
+RENDERER = Renderer()
+"""The jobs' renderer: NumPy, on a core of their own."""
 
 _CARRIED = tuple(
     name
@@ -63,7 +69,10 @@ _CARRIED = tuple(
 """Facts of the host that a pair carries on."""
 
 _BLOBS = ("stamp_npz", "invvar_npz", "mask_npz", "psf_npz")
-_DRAWN_FROM = ("arc_domain", "z", "light_q", "light_phi_rad", "psfsize_r", "nexp_g", "nexp_r", "nexp_z")
+_DRAWN_FROM = (
+    *("arc_domain", "z", "sigma_v_kms", "light_q", "light_phi_rad"),
+    *(f"{stem}_{band}" for stem in ("psfsize", "nexp") for band in BANDS),
+)
 _BAD_PIXEL = sum(
     bit for name, bit in MASK_BITS.items() if name.startswith(("SATUR_", "ALLMASK_")) or name == "BAILOUT"
 )
@@ -87,7 +96,7 @@ class Injected:
     scale    what the source's intrinsic flux was multiplied by: 1 unless an S/N was aimed at, 0 for a sham
     flux_nmgy       lensed flux per band, after that scale
     magnification   lensed over intrinsic flux in r, whatever the scale
-    snr, snr_mf     peak S/N in r; matched-filter S/N per band: before the arc's own photons
+    peak_snr, sum_snr, snr_mf   S/N per band before the arc's own photons: see `stamps.measure`
     """
 
     stamp: npt.NDArray[np.float32]
@@ -97,27 +106,57 @@ class Injected:
     scale: float
     flux_nmgy: FloatArray
     magnification: float
-    snr: float
+    peak_snr: FloatArray
+    sum_snr: FloatArray
     snr_mf: FloatArray
+
+    @property
+    def snr_mf_total(self) -> float:
+        """Matched-filter S/N, bands in quadrature."""
+        return float(np.sqrt(np.sum(self.snr_mf**2)))
+
+
+def arc_task(control: Stamp, truth: Truth, psf: Response) -> ArcTask:
+    """What the renderer needs to know of one arc."""
+    return ArcTask(truth.lens, truth.source, _frame(control), psf)
+
+
+def _frame(stamp: Stamp) -> Frame:
+    height, width = stamp.image.shape[1:]
+    return Frame((height, width), stamp.x_center_pix, stamp.y_center_pix, stamp.pixel_scale_arcsec)
 
 
 def inject_arc(
     control: Stamp, truth: Truth, gain: FloatArray, rng: np.random.Generator, *, sham: bool = False
 ) -> Injected:
-    """Add one arc to a stamp as if the survey had recorded it.
+    """Render one arc through a stamp's PSF and add it; arguments as `add_arc`."""
+    psf = RENDERER.respond(Kernels.pixelised(control.psf), _frame(control).shape)
+    return add_arc(control, truth, RENDERER.render([arc_task(control, truth, psf)])[0], gain, rng, sham=sham)
 
-    gain   effective gain per band [e-/nmgy]; infinite adds no photon noise
-    rng    stream of the photon noise
-    sham   run everything at zero flux: the stamp comes out as the control, bit for bit
+
+def add_arc(
+    control: Stamp,
+    truth: Truth,
+    unit: Arc,
+    gain: FloatArray,
+    rng: np.random.Generator,
+    *,
+    sham: bool = False,
+    flux_scale: npt.ArrayLike = 1.0,
+) -> Injected:
+    """Add a rendered arc to a stamp as if the survey had recorded it.
+
+    unit         the arc at its drawn flux
+    gain         effective gain per band [e-/nmgy]; infinite adds no photon noise
+    rng          stream of the photon noise
+    sham         run everything at zero flux: the stamp comes out as the control, bit for bit
+    flux_scale   factor per band between the sky's flux and this exposure's, as its zero-point has it
     """
-    frame = Frame(
-        control.image.shape[1:], control.x_center_pix, control.y_center_pix, control.pixel_scale_arcsec
-    )
-    unit = render_arc(truth.lens, truth.source, frame, control.psf)
+    seen = unit.image * np.broadcast_to(np.asarray(flux_scale), len(BANDS))[:, None, None]
     scale = 0.0 if sham else 1.0
     if truth.target_snr is not None:
-        scale *= truth.target_snr / float(arc_snr_mf(unit.image, control.invvar))
-    arc = scale * unit.image
+        scale *= truth.target_snr / float(arc_snr_mf(seen, control.invvar))
+    arc = scale * seen
     noise = shot_noise(arc, gain, rng)
     # Photons add variance, white-equivalent like the rest: 1/w + a/G. A masked pixel (w = 0) stays masked.
     weight = control.invvar.astype(np.float64)
@@ -131,7 +170,8 @@ def inject_arc(
         scale=scale,
         flux_nmgy=scale * unit.flux_nmgy,
         magnification=float(unit.flux_nmgy[r] / truth.source.flux_nmgy[r]),
-        snr=float(arc_snr(arc, control.invvar)),
+        peak_snr=arc_snr_bands(arc, control.invvar),
+        sum_snr=arc_snr_sum_bands(arc, control.invvar),
         snr_mf=arc_snr_mf_bands(arc, control.invvar),
     )
 
@@ -188,6 +228,24 @@ def _open(row: Row, usability: Usability) -> tuple[Stamp, FloatArray] | str:
     return stamp, gain
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A task that will get its arc: everything known before light is rendered.
+
+    control        what the arc is added to, as this pair's imaging recorded it
+    control_blob   its pixels as they are stored
+    """
+
+    task: str
+    row: dict[str, Any]
+    control: Stamp
+    control_blob: bytes
+    gain: FloatArray
+    truth: Truth
+    imaging: Imaging
+    psf: Response
+
+
 class Inject(Job):
     """Pairs of a host with and without an arc: STAMPS to PAIRED_STAMPS.
 
@@ -203,7 +261,7 @@ class Inject(Job):
     columns: ClassVar[tuple[str, ...] | None] = (*_CARRIED, *_DRAWN_FROM, *_BLOBS, "reject")
 
     job: Literal["inject"] = "inject"
-    recipe: BaselineRecipe = BaselineRecipe()
+    recipe: Recipe = Recipe()
     seed: int
     draws_per_host: int = Field(default=1, ge=1)
     sham: bool = False
@@ -212,18 +270,51 @@ class Inject(Job):
 
     def run(self, batch: pa.Table) -> pa.Table:
         """One row for each draw of each host, in order."""
-        rows = []
+        made: list[_Pair | dict[str, Any]] = []
         recipe_hash = fingerprint(self.recipe)
         for row in batch.to_pylist():
-            if row["kind"] not in self.kinds or row["arc_domain"] is not None:
-                continue
-            with naming(target_id=row["target_id"]):
-                opened = _open(row, self.usability)
-                blank = self._blank(row) | {"recipe_hash": recipe_hash}
-                for k in range(self.draws_per_host):
-                    task = f"{row['target_id']}#{k}"
-                    rows.append(blank | {"task_id": task} | self._pair(row, opened, task))
+            if row["kind"] in self.kinds and row["arc_domain"] is None:
+                with naming(target_id=row["target_id"]):
+                    made += self._host(row, recipe_hash)
+        lit = [pair for pair in made if isinstance(pair, _Pair)]
+        arcs = iter(RENDERER.render([arc_task(p.control, p.truth, p.psf) for p in lit]))
+        rows = [self._finished(pair, next(arcs)) if isinstance(pair, _Pair) else pair for pair in made]
         return PAIRED_STAMPS.conform(rows) if rows else PAIRED_STAMPS.schema.empty_table()
+
+    def _host(self, row: Row, recipe_hash: str) -> Iterator[_Pair | dict[str, Any]]:
+        """The tasks of one host: ready for light, or finished rows with the code of why there is none."""
+        opened = _open(row, self.usability)
+        blank = self._blank(row) | {"recipe_hash": recipe_hash}
+        psf = None if isinstance(opened, str) else _respond(opened[0].psf, opened[0])
+        for k in range(self.draws_per_host):
+            task = f"{row['target_id']}#{k}"
+            pair = opened if isinstance(opened, str) else self._task(row, task, *opened, psf)
+            if isinstance(pair, str):
+                yield blank | {"task_id": task, "reject": pair}
+            else:
+                yield replace(pair, row=blank | {"task_id": task} | pair.row)
+
+    def _task(self, row: Row, task: str, stamp: Stamp, gain: FloatArray, psf: Any) -> _Pair | str:
+        """Draw one task's arc and imaging; or the code of why there is none."""
+        truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task)
+        if isinstance(truth, str):
+            return truth
+        if self.recipe.imaging is None:
+            return _Pair(task, {}, stamp, row["stamp_npz"], gain, truth, Imaging.none(), psf)
+        imaging = draw_nuisances(
+            self.recipe.imaging,
+            seed=self.seed,
+            task=task,
+            nexp=tuple(row[f"nexp_{band}"] or PASSES for band in BANDS),
+            psf_fwhm_arcsec=tuple(row[f"psfsize_{band}"] for band in BANDS),
+            shape=_frame(stamp).shape,
+        )
+        control = apply_nuisances(stamp, imaging, where=f"task {task}")
+        if isinstance(control, str):
+            return control
+        psf = _respond(arc_psf(stamp.psf, imaging), stamp, shift=imaging.shift_pix)
+        blob, suffered = encode_planes("image", control.image), {"nuisances": imaging.flags or None}
+        return _Pair(task, suffered, control, blob, gain, truth, imaging, psf)
 
     def _blank(self, row: Row) -> dict[str, Any]:
         """A row of PAIRED_STAMPS before anything is drawn."""
@@ -238,38 +329,43 @@ class Inject(Job):
             "weight": 0.0,
         }
 
-    def _pair(self, row: Row, opened: tuple[Stamp, FloatArray] | str, task: str) -> dict[str, Any]:
-        """The columns that an arc fills, or the code of why there is none."""
-        if isinstance(opened, str):
-            return {"reject": opened}
-        stamp, gain = opened
-        truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task)
-        if isinstance(truth, str):
-            return {"reject": truth}
-        done = inject_arc(stamp, truth, gain, stream(self.seed, "injection/photons", task), sham=self.sham)
-        return {
+    def _finished(self, pair: _Pair, arc: Arc) -> dict[str, Any]:
+        """The row of a pair whose arc has been rendered."""
+        rng = stream(self.seed, "injection/photons", pair.task)
+        done = add_arc(
+            pair.control, pair.truth, arc, pair.gain, rng, sham=self.sham, flux_scale=pair.imaging.flux_scale
+        )
+        row = pair.row | truth_columns(pair.truth) | measured_columns(done, pair.control)
+        floor = self.recipe.snr_floor
+        if floor is not None and not self.sham and done.snr_mf_total < floor:
+            return row | {"reject": "below_snr_floor"}
+        return row | {
             "arc_domain": None if self.sham else ArcDomain.SIM.value,
-            "weight": 0.0 if self.sham or truth.target_snr is not None else 1.0,
-            **truth_columns(truth),
-            **measured_columns(done, stamp),
+            "weight": 0.0 if self.sham or pair.truth.target_snr is not None else pair.truth.weight,
             "stamp_npz": encode_planes("image", done.stamp),
-            "ctrl_stamp_npz": row["stamp_npz"],
+            "ctrl_stamp_npz": pair.control_blob,
             "invvar_npz": encode_planes("invvar", done.invvar),
             "arc_npz": encode_planes("arc", done.arc),
         }
+
+
+def _respond(psf: npt.NDArray[Any], stamp: Stamp, shift: npt.ArrayLike | None = None) -> Response:
+    return RENDERER.respond(Kernels.pixelised(psf), _frame(stamp).shape, shift_pix=shift)
 
 
 def truth_columns(truth: Truth) -> dict[str, Any]:
     """What an arc was made of, under lenstronomy's names."""
     lens, shape = truth.lens, truth.morphology
     e1, e2 = ellipticity_from_axis(lens.q, lens.phi)
-    s1, s2 = ellipticity_from_axis(shape.q, shape.phi)
+    s1, s2 = (None, None) if shape is None else ellipticity_from_axis(shape.q, shape.phi)
+    x, y = truth.position
     return {
         "theta_e_arcsec": lens.theta_e,
         "q": lens.q,
         "phi_rad": lens.phi,
         "e1": e1,
         "e2": e2,
+        "gamma": lens.gamma,
         "gamma1": lens.gamma1,
         "gamma2": lens.gamma2,
         "center_x": lens.x,
@@ -277,13 +373,14 @@ def truth_columns(truth: Truth) -> dict[str, Any]:
         "z_lens": truth.z_lens,
         "z_source": truth.z_source,
         "source_model": truth.source.model,
-        "R_sersic_arcsec": shape.R_sersic,
-        "n_sersic": shape.n_sersic,
+        "source_id": truth.source_id,
+        "R_sersic_arcsec": truth.size_arcsec,
+        "n_sersic": None if shape is None else shape.n_sersic,
         "source_e1": s1,
         "source_e2": s2,
-        "source_x_arcsec": shape.x,
-        "source_y_arcsec": shape.y,
-        "beta_arcsec": float(np.hypot(shape.x - lens.x, shape.y - lens.y)),
+        "source_x_arcsec": x,
+        "source_y_arcsec": y,
+        "beta_arcsec": float(np.hypot(x - lens.x, y - lens.y)),
         "caustic_area_arcsec2": truth.caustic_area_arcsec2,
         "n_images": truth.n_images,
         **{f"source_mag_{band}": mag for band, mag in zip(BANDS, truth.source_mag, strict=True)},
@@ -300,14 +397,22 @@ def measured_columns(done: Injected, control: Stamp) -> dict[str, Any]:
     lensed = to_magnitude(done.flux_nmgy)
     return {
         **{f"lensed_mag_{band}": _known(mag) for band, mag in zip(BANDS, lensed, strict=True)},
+        "flux_scale": done.scale,
         "magnification": done.magnification,
-        "arc_snr": done.snr,
-        "arc_snr_mf": float(np.sqrt(np.sum(done.snr_mf**2))),
-        **{f"arc_snr_mf_{band}": float(snr) for band, snr in zip(BANDS, done.snr_mf, strict=True)},
+        "arc_snr": float(done.peak_snr[BANDS.index("r")]),
+        "arc_snr_sum": float(np.sqrt(np.sum(done.sum_snr**2))),
+        "arc_snr_mf": done.snr_mf_total,
+        **_by_band("arc_snr", done.peak_snr),
+        **_by_band("arc_snr_sum", done.sum_snr),
+        **_by_band("arc_snr_mf", done.snr_mf),
         "kappa_r5": _known(kappa_r5),
         "kappa_box": _known(kappa_box),
-        **{f"gain_{band}": float(gain) for band, gain in zip(BANDS, done.gain, strict=True)},
+        **_by_band("gain", done.gain),
     }
+
+
+def _by_band(stem: str, values: FloatArray) -> dict[str, float]:
+    return {f"{stem}_{band}": float(value) for band, value in zip(BANDS, values, strict=True)}
 
 
 def _known(value: npt.ArrayLike) -> float | None:
@@ -331,7 +436,7 @@ class MakeAnchors(Job):
     writes: ClassVar[Table] = STAMPS
 
     job: Literal["make_anchors"] = "make_anchors"
-    recipe: BaselineRecipe = BaselineRecipe()
+    recipe: Recipe = Recipe()
     seed: int
     snr_floor: float = tagged(20.0, "A", "known arcs are bright: a third of the draws", ge=0.0)
     theta_e_floor: float = tagged(0.5, "S", "the protocol's smallest anchor", "arcsec", ge=0.0)
@@ -359,7 +464,7 @@ class MakeAnchors(Job):
             if isinstance(truth, str) or truth.lens.theta_e < self.theta_e_floor:
                 continue
             done = inject_arc(stamp, truth, gain, stream(self.seed, "anchors/photons", task))
-            if np.sqrt(np.sum(done.snr_mf**2)) >= self.snr_floor:
+            if done.snr_mf_total >= self.snr_floor:
                 return {
                     "arc_domain": ArcDomain.NATURE.value,
                     "theta_e_arcsec": truth.lens.theta_e,

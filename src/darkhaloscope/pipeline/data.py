@@ -27,7 +27,9 @@ from darkhaloscope.dataset.splits import (
     group_counts,
     plan_splits,
 )
+from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject, MakeAnchors
+from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.pipeline.experiment import Experiment
 from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
@@ -63,6 +65,11 @@ class DataStages:
     def protocol(self) -> Protocol:
         """What the run is measured by."""
         return load_protocol(find_config(self.experiment.protocol))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How arcs are made; a catalogue of real galaxies is opened and named by its content."""
+        return settled(self.experiment.recipe)
 
     @cached_property
     def sources(self) -> dict[str, Dataset]:
@@ -107,7 +114,7 @@ class DataStages:
             first=self.experiment.survey.bricks,
         )
         painted = self._paint("lookalike-bricks", "lookalikes", rows)
-        anchors = MakeAnchors(recipe=self.experiment.recipe, seed=self.experiment.seed)
+        anchors = MakeAnchors(recipe=self.recipe, seed=self.experiment.seed)
         return self.run_job("anchors", anchors, painted)
 
     @cached_property
@@ -136,7 +143,9 @@ class DataStages:
 
     def _inject(self, name: str, source: Dataset, *, sham: bool) -> Dataset:
         e = self.experiment
-        job = Inject(recipe=e.recipe, seed=e.seed, draws_per_host=1 if sham else e.draws_per_host, sham=sham)
+        job = Inject(
+            recipe=self.recipe, seed=e.seed, draws_per_host=1 if sham else e.draws_per_host, sham=sham
+        )
         return self.run_job(name, job, source)
 
     @cached_property

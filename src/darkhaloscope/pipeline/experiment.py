@@ -13,7 +13,7 @@ from darkhaloscope.contracts.store import open_dataset, write_whole
 from darkhaloscope.contracts.tables import STAMPS
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.dataset.splits import SplitConfig
-from darkhaloscope.injection.recipe import BaselineRecipe
+from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.survey.priors import Psf, SkyPriors
 from darkhaloscope.training.config import TrainConfig
@@ -68,7 +68,7 @@ class Experiment(Frozen):
     protocol: str = "evaluation_protocol.yaml"
     draws_per_host: int = Field(default=1, ge=1)
     survey: SurveyConfig = SurveyConfig()
-    recipe: BaselineRecipe = BaselineRecipe()
+    recipe: Recipe = Recipe()
     splits: SplitConfig = SplitConfig()
     preprocess: Preprocess = Preprocess()
     sampling: PairSampling = PairSampling()

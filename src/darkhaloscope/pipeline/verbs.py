@@ -11,6 +11,7 @@ from rich.console import Console
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows
 from darkhaloscope.contracts.tables import CATEGORIES, KINDS, STAMPS
+from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.data import SKY, DataStages
 from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
@@ -91,7 +92,9 @@ def inject_arcs(
     source = open_dataset(stamps).expect(STAMPS)
     if not source.num_rows:
         raise DataError(str(stamps), "holds no row", "give a dataset with galaxies in it")
-    job = Inject(recipe=experiment.recipe, seed=experiment.seed, draws_per_host=experiment.draws_per_host)
+    job = Inject(
+        recipe=settled(experiment.recipe), seed=experiment.seed, draws_per_host=experiment.draws_per_host
+    )
     made = run_local(job, source, local_writer(out, job.writes), workers=workers)
     _say_what_was_made(made)
     return made

@@ -269,6 +269,36 @@ def pairs_gallery(pairs: Sequence[PairPicture]) -> bytes:
     return out.getvalue()
 
 
+class ArmRow(Shown):
+    """One host under several arms: the galaxy, with each arm's arc in it, and those arcs alone."""
+
+    control: PixelCube
+    stamps: tuple[PixelCube, ...]
+    arcs: tuple[PixelCube, ...]
+    facts: str
+
+
+def arms_gallery(rows: Sequence[ArmRow], arms: Sequence[str], *, least_snr: float) -> bytes:
+    """Hosts as rows; the galaxy, every arm's stamp and every arm's arc alone as columns; PNG."""
+    titles = ["host", *arms, *(f"{arm} arc" for arm in arms)]
+    with _house_style():
+        figure = Figure(figsize=(1.3 * len(titles) + 0.5, 1.33 * len(rows) + 0.5), layout="constrained")
+        grid = figure.subplots(len(rows), len(titles), squeeze=False)
+        for axes_row, row in zip(grid, rows, strict=True):
+            for axes, cube in zip(axes_row, (row.control, *row.stamps, *row.arcs), strict=True):
+                axes.imshow(viewer_rgb(cube), origin="lower", interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            axes_row[0].set_ylabel(row.facts, fontsize=5.5, parse_math=False)
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, fontsize=8)
+        floor = f"hosts passed over below S/N {least_snr:g}" if least_snr > 0 else "no host passed over"
+        figure.supxlabel(f"arcs simulated; S/N matched-filter, three bands; {floor}", fontsize=6, color=QUIET)
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=150, metadata=_NO_TRACE_PNG)
+    return out.getvalue()
+
+
 def pair_facts(pair: PairPicture) -> str:
     """``θE 1.24″, S/N 18``: what the arc of a pair is."""
     facts = []

@@ -282,8 +282,25 @@ def arc_snr(arc: Real, invvar: Real) -> NDArray[np.float64]:
 
     Returns (...,); 0 where every pixel is masked.
     """
-    usable = np.maximum(invvar[..., _R, :, :].astype(np.float64), 0.0)
-    return np.asarray((arc[..., _R, :, :] * np.sqrt(usable)).max(axis=(-2, -1)))
+    return np.asarray(arc_snr_bands(arc[..., _R : _R + 1, :, :], invvar[..., _R : _R + 1, :, :])[..., 0])
+
+
+def arc_snr_bands(arc: Real, invvar: Real) -> NDArray[np.float64]:
+    """The largest a/sigma_w of a single pixel, per band, as for `arc_snr`. Returns (..., band)."""
+    usable = np.maximum(invvar.astype(np.float64), 0.0)
+    return np.asarray((arc * np.sqrt(usable)).max(axis=(-2, -1)))
+
+
+def arc_snr_sum_bands(arc: Real, invvar: Real) -> NDArray[np.float64]:
+    """Arc flux over the noise of all usable pixels, per band: sum a / sqrt(sum sigma_w²), as for `arc_snr`.
+
+    The first system's ``arc_snr_sum``: blank sky dilutes it, so it lies below any sensible aperture's S/N.
+    Returns (..., band); 0 where every pixel is masked.
+    """
+    usable = invvar > 0.0
+    variance = np.divide(1.0, invvar, out=np.zeros(invvar.shape), where=usable).sum(axis=(-2, -1))
+    total = (arc * usable).sum(axis=(-2, -1), dtype=np.float64)
+    return np.asarray(np.divide(total, np.sqrt(variance), out=np.zeros_like(total), where=variance > 0.0))
 
 
 def arc_snr_mf_bands(arc: Real, invvar: Real) -> NDArray[np.float64]:
