@@ -166,6 +166,22 @@ def survey_cutouts(
     bring_in_cutouts(files, out, kind=kind, category=category, size=size, psf=psf, pixel_scale=pixel_scale)
 
 
+@survey.command("calibrate")
+def survey_calibrate(
+    files: Annotated[list[Path], typer.Argument(help="Cutouts: .npz or FITS, or a folder of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a section for an experiment file (YAML) here.")
+    ] = None,
+    pixel_scale: Annotated[
+        float | None, typer.Option(help="Pixel scale where the file does not say [arcsec].")
+    ] = None,
+) -> None:
+    """Measure noise, sky and artefact rates on your own cutouts, in place of the assumed ones."""
+    from darkhaloscope.pipeline.verbs import calibrate_cutouts
+
+    typer.echo(calibrate_cutouts(files, out, pixel_scale=pixel_scale))
+
+
 def _exit_with(verdict: str) -> None:
     if verdict == "NO-GO":
         raise typer.Exit(EXIT_FAILED_CHECK)

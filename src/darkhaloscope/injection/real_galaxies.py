@@ -115,6 +115,7 @@ _DAMAGE = (
 """What astropy raises at files and headers that are cut or garbled."""
 
 Columns = dict[str, npt.NDArray[Any]]
+Place = tuple[float, float]
 _Mask = npt.NDArray[np.bool_]
 _Reason = Callable[[int], str]
 
@@ -308,7 +309,8 @@ def _bend(values: FloatArray) -> FloatArray:
 
 
 def _pyramid(values: FloatArray) -> list[FloatArray]:
-    levels, blocks = [], values
+    levels: list[FloatArray] = []
+    blocks = values
     while not levels or max(blocks.shape) > 1:
         rows, columns = blocks.shape
         blocks = np.pad(blocks, ((0, rows % 2), (0, columns % 2)))
@@ -365,12 +367,12 @@ def portray(postage: Postage, *, clean: bool = True) -> Portrait:
     if clean:
         stamp = postage.stamp - postage.background
         found = central_object(stamp, postage.noise)
-        view = _Deconvolved(stamp, postage, found.centre)
+        view = _Deconvolved(stamp, postage, found.centre, _centroid(postage.psf))
         fwhm = view.affordable(finest, found.peak / _LEAST_CONTRAST)
         image = _cropped(view.image(fwhm) * view.resampled(found.mask))
     else:
         fwhm = finest
-        image = _Deconvolved(postage.stamp, postage, (0.0, 0.0)).image(fwhm)
+        image = _Deconvolved(postage.stamp, postage).image(fwhm)
     light, pixel = float(image.sum()), postage.pixel_arcsec / FINER
     if not light > 0.0:
         message = f"its light sums to {light:.3g}"
@@ -389,7 +391,7 @@ class CentralObject:
     """
 
     mask: FloatArray
-    centre: tuple[float, float]
+    centre: Place
     peak: float
 
 
@@ -421,18 +423,27 @@ def central_object(stamp: FloatArray, noise: float) -> CentralObject:
         kept &= near < ndimage.distance_transform_edt(~others)
     depth = ndimage.distance_transform_edt(np.pad(kept, 1))[1:-1, 1:-1]
     mask = np.where(kept, np.sin(0.5 * math.pi * np.minimum((depth - 0.5) / _EDGE_PIX, 1.0)) ** 2, 0.0)
-    weight = np.where(own, smooth, 0.0) / smooth[own].sum()
-    row, column = (np.arange(side) - 0.5 * (side - 1) for side in stamp.shape)
-    return CentralObject(mask, (float((weight @ column).sum()), float((row @ weight).sum())), float(peak))
+    return CentralObject(mask, _centroid(np.where(own, smooth, 0.0)), float(peak))
+
+
+def _centroid(image: FloatArray) -> Place:
+    row, column = (np.arange(side) - 0.5 * (side - 1) for side in image.shape)
+    light = image.sum()
+    return float((image @ column).sum() / light), float((row @ image).sum() / light)
 
 
 class _Deconvolved:
-    """A stamp with another PSF instead of its own, on finer pixels about a centre (x, y) [stamp pixel].
+    """A stamp with another PSF instead of its own, on finer pixels.
+
+    centre       (x, y) of the images' middle, from the stamp's [pixel]
+    psf_centre   which place of the PSF's image leaves light where it is, from the image's middle [pixel]
 
     Images are (k, k), k odd, reach 30 stamp pixels beyond the stamp, and hold light per stamp pixel.
     """
 
-    def __init__(self, stamp: FloatArray, postage: Postage, centre: tuple[float, float]) -> None:
+    def __init__(
+        self, stamp: FloatArray, postage: Postage, centre: Place = (0.0, 0.0), psf_centre: Place = (0.0, 0.0)
+    ) -> None:
         self.stamp, self.postage, self.centre = stamp, postage, centre
         side, reach = max(stamp.shape), max(postage.psf.shape)
         self.half = FINER * (side // 2 + _MARGIN_PIX)
@@ -441,7 +452,7 @@ class _Deconvolved:
         self.fy = np.asarray(np.fft.fftfreq(self.n), dtype=np.float64)[:, None]
         self.fx = np.asarray(np.fft.rfftfreq(self.n), dtype=np.float64)[None, :]
         psf = postage.psf / postage.psf.sum()
-        self.blur = scipy_fft.rfft2(psf, s=(self.n, self.n)) * _moved(psf.shape, self.fy, self.fx)
+        self.blur = scipy_fft.rfft2(psf, s=(self.n, self.n)) * _moved(psf.shape, self.fy, self.fx, psf_centre)
         self.square = self.fx * self.fx + self.fy * self.fy
 
     def gain(self, fwhm_arcsec: float) -> FloatArray:
@@ -485,9 +496,9 @@ class _Deconvolved:
 
 
 def _moved(
-    shape: tuple[int, ...], fy: FloatArray, fx: FloatArray, centre: tuple[float, float] = (0.0, 0.0)
+    shape: tuple[int, ...], fy: FloatArray, fx: FloatArray, centre: Place
 ) -> npt.NDArray[np.complex128]:
-    """Phases that bring the middle of an array, or a place (x, y) from there, to its first pixel."""
+    """Phases that bring a place (x, y) from the middle of an array to its first pixel."""
     row, column = 0.5 * (shape[0] - 1) + centre[1], 0.5 * (shape[1] - 1) + centre[0]
     return np.asarray(np.exp(2j * np.pi * (fy * row + fx * column)))
 

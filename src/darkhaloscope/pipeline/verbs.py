@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from darkhaloscope.contracts.errors import ConfigError, DataError
-from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows
+from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import CATEGORIES, KINDS, STAMPS
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject
@@ -20,6 +20,7 @@ from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.report.report import Verdict, write_report
 from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, harvest_cutouts
+from darkhaloscope.survey.calibrate import calibrate_files
 
 CUTOUT_SUFFIXES = (".npz", ".fits", ".fits.gz", ".fits.fz")
 
@@ -123,8 +124,7 @@ def bring_in_cutouts(
 ) -> Dataset:
     """Turn cutout files (or folders of them) into a stamps dataset."""
     _refuse_labels(kind, category)
-    if pixel_scale is not None and not pixel_scale > 0:
-        raise ConfigError("--pixel-scale", "", f"{pixel_scale:g} is no pixel scale", "arcsec, above 0")
+    _refuse_scale(pixel_scale)
     paths = [path for given in files for path in _cutouts_in(given)]
     rows = harvest_cutouts(
         paths, size=size, kind=kind, category=category, psf=_psf(psf), pixel_scale=pixel_scale
@@ -142,6 +142,20 @@ def bring_in_cutouts(
     made = write_rows(local_writer(out, STAMPS), rows, shard_rows=64, job=job)
     _say_what_was_made(made)
     return made
+
+
+def calibrate_cutouts(files: Sequence[Path], out: Path | None, *, pixel_scale: float | None) -> str:
+    """Measure cutout files (or folders of them); returns what was found in words, and writes it as YAML."""
+    _refuse_scale(pixel_scale)
+    found = calibrate_files([path for given in files for path in _cutouts_in(given)], pixel_scale)
+    if out is not None:
+        write_whole(out, found.to_yaml().encode())
+    return str(found)
+
+
+def _refuse_scale(pixel_scale: float | None) -> None:
+    if pixel_scale is not None and not 0.0 < pixel_scale < math.inf:
+        raise ConfigError("--pixel-scale", "", f"{pixel_scale:g} is no pixel scale", "arcsec, above 0")
 
 
 def _cutouts_in(given: Path) -> list[Path]:

@@ -57,6 +57,8 @@ DECIDING_COUNT = 10
 PixelCube = Annotated[Float[np.ndarray, "3 y x"], Field(exclude=True, repr=False)]
 """g r z, nanomaggies per pixel; left out of the JSON twin."""
 
+PixelCubes = Annotated[tuple[Float[np.ndarray, "3 y x"], ...], Field(exclude=True, repr=False)]
+
 
 def _listed(points: Float[np.ndarray, " point"]) -> list[float]:
     return [round(float(point), 6) for point in points]
@@ -273,8 +275,8 @@ class ArmRow(Shown):
     """One host under several arms: the galaxy, with each arm's arc in it, and those arcs alone."""
 
     control: PixelCube
-    stamps: tuple[PixelCube, ...]
-    arcs: tuple[PixelCube, ...]
+    stamps: PixelCubes
+    arcs: PixelCubes
     facts: str
 
 
