@@ -6,7 +6,6 @@ Everything the module tabulates is computed here once more with astropy's distan
 import math
 import subprocess
 import sys
-import timeit
 
 import numpy as np
 import pytest
@@ -382,14 +381,6 @@ def test_draws_depend_on_the_stream_alone():
     model.draw(first, 0.7)
     population(evolution=-2.5).draw(second, 3.0)
     assert first.random() == second.random()
-
-
-def test_a_draw_is_cheap():
-    model, rng = Population(), np.random.default_rng(1)
-    model.draw(rng, 1.5)
-    assert min(timeit.repeat(lambda: model.draw(rng, 1.5), number=500, repeat=7)) / 500 < 50e-6
-    host = min(timeit.repeat(lambda: model.theta_e_of_host(rng, None, 0.5, 1.5, r_mag=20.0), number=500))
-    assert host / 500 < 50e-6
 
 
 def test_nothing_is_tabulated_at_import():

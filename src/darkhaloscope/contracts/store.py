@@ -109,6 +109,7 @@ def _draft(path: Path, data: bytes) -> Path:
     with os.fdopen(handle, "wb") as file:
         file.write(data)
         file.flush()
+        os.fchmod(file.fileno(), 0o644)  # a draft is made for its owner alone, a dataset for colleagues too
         os.fsync(file.fileno())
     return Path(name)
 

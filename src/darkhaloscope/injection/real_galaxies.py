@@ -1,30 +1,30 @@
-"""Real galaxies as sources: HST postage stamps in the format of GalSim's RealGalaxyCatalog, made fit to lens.
+"""Real galaxies as sources: HST stamps in the format of GalSim's RealGalaxyCatalog, made fit to be lensed.
 
-**What is read.** A catalogue table names, for each galaxy, an image and a PSF in FITS files beside it (Mandelbaum
-et al. 2012; Rowe et al. 2015). ``galsim_download_cosmos`` puts such a catalogue at the user's place: F814W, 0.03
-arcsec per pixel. Companion tables ``…_fits.fits`` (facts) and ``…_selection.fits`` (the quality of each stamp)
-are read where they are. A galaxy keeps its own colours, so g, r, z magnitudes and a redshift are needed: from
-a companion or from a table of the user's.
+**What is read.** A catalogue table names an image and a PSF for each galaxy, in FITS files beside it
+(Mandelbaum et al. 2012, Rowe et al. 2015). ``galsim_download_cosmos`` puts one at the user's place: F814W,
+0.03 arcsec per pixel. Its companions ``…_fits.fits`` (facts) and ``…_selection.fits`` (quality of the
+stamps) are read where they are. A galaxy keeps its own colours and redshift: g, r, z and zphot must be
+there, in a companion or in a table of the user's.
 
-**What is done to a stamp.** (1) The residual background that the catalogue states is subtracted. (2) The HST
-PSF is divided out in the Fourier domain and a residual PSF put in its place,
+**What is done to a stamp.** The background that the catalogue states is subtracted. The HST PSF is divided
+out in the Fourier domain, and a residual PSF put in its place,
 
-    image^ = stamp^ / psf^ * (1 + t) exp(-t),   t = 2 pi^2 sigma^2 f^2,
+    image^ = stamp^ / psf^ (1 + t) exp(-t),   t = 2 pi^2 sigma^2 f^2,
 
-0.10 arcsec wide (FWHM). It passes as much at 5 cycles/arcsec as a Gaussian of 0.08 arcsec. Unlike a Gaussian it
-has no second moment: seen through a wider PSF the galaxy looks as if nothing were left, to a relative error of
-about (sigma/width)^4; a Gaussian of 0.08 arcsec would cost 4e-3 of the peak at 1.1 arcsec. The price is a ring
-of -2 % of the peak about a point. Less is not affordable: at 0.08 arcsec the noise per pixel rises
-fivefold, at 0.10 arcsec twofold. (3) The image is sampled twice per stamp pixel, pre-filtered so that bilinear
-interpolation between its pixels gives the image above and not a smoothed one. (4) It is cleaned: only what is
-connected with the object in the middle stays, with a smooth edge. (5) Its flux is made 1.
+0.10 arcsec wide (FWHM). At 5 cycles per arcsec it passes what a Gaussian of 0.08 arcsec passes; but it has
+no second moment, so that under a wider PSF a galaxy looks as if nothing had been left, to (sigma/width)^4.
+At 1.1 arcsec the Gaussian would cost 3e-3 of the peak, this costs 1e-4. In return a point has a ring of
+-2.5 % of its peak. Dividing by the PSF raises the noise per pixel: fivefold if 0.08 arcsec were left,
+twofold for 0.10. For faint galaxies that is too much: the residual PSF is made wider, up to 0.25 arcsec,
+until the noise is a fifth of the galaxy's brightest place. The image has two pixels per stamp pixel and is
+sharpened beforehand by what bilinear interpolation between them takes away. It is cleaned of all that is
+not the galaxy in the middle (`central_object`), and its flux is made 1.
 
-**Where it stops.** Structure below the residual PSF is not there, and the survey's noise within a galaxy is: the
-fainter the galaxy, the more of its texture is noise. Cleaning takes away what lies beyond the
-last significant isophote; see `central_object` for how much. One band makes the shape: a galaxy has no
-colour gradient.
+**Where it stops.** There is no structure below the residual PSF, and some of what is there is the survey's
+noise: the fainter the galaxy, the more. What lies beyond the last significant isophote is lost. One band
+gives the shape, so a galaxy has no colour gradient.
 
-Angles in arcsec, position angles in radians from +x towards +y, band order g r z.
+Angles in arcsec, position angles in radians from +x towards +y, bands g r z.
 """
 
 import csv
@@ -58,13 +58,13 @@ MOST_ENLARGED = 1.5
 """No galaxy is enlarged more for its magnitude: that enlarges its residual PSF and its noise too."""
 
 FINEST_ARCSEC = 0.10
-"""Width of the PSF that is left in a galaxy."""
+"""FWHM of the PSF that is left in a bright galaxy."""
 
 FINER = 2
 """Pixels of a galaxy per pixel of its stamp."""
 
-_SIGMA_PER_FWHM = 1.0 / 1.8834
-"""Of the residual PSF: (1 - u/2) exp(-u) is a half at u = r^2 / (2 sigma^2) = 0.4434."""
+_SIGMA_PER_FWHM = 1.0 / 1.88224
+"""Of the residual PSF: (1 - u/2) exp(-u) is a half at u = r^2 / (2 sigma^2) = 0.442854."""
 
 _LEAST_FWHM_PIX = 3.0
 """A residual PSF narrower than this, in stamp pixels, would need frequencies that the stamp does not hold."""
@@ -72,18 +72,25 @@ _LEAST_FWHM_PIX = 3.0
 _MOST_AMPLIFIED = 10.0
 """Bound on what the deconvolution may multiply a frequency by, for PSFs with holes."""
 
-_SMOOTHING_PIX, _THRESHOLD, _LEAST_PEAK = 3.0, 1.5, 6.0
+_SMOOTHING_PIX, _THRESHOLD, _LEAST_PEAK = 3.0, 2.0, 6.0
 _GROWN_PIX, _EDGE_PIX = 6.0, 4.0
+"""Of `central_object`, in stamp pixels and in units of the smoothed noise."""
+
 _MARGIN_PIX = 30
+"""How far beyond its stamp a deconvolved image reaches: the inverse of the HST PSF has long wings."""
 
 _GRAIN_PIX = 0.582
 """Drizzled noise is white noise smoothed by a Gaussian of this sigma: correlations of .478, .229, .051 at
 (1,0), (1,1), (2,0), as in GalSim's acs_I_unrot_sci_20_cf.fits."""
 
 _LEAST_CONTRAST, _WIDEST, _WIDTHS = 5.0, 2.5, 12
+"""Brightest place over noise, widest residual PSF over the finest, and how many are tried."""
 
-_FROM_BEND = 1.0 / 500.0
+_FROM_BEND = 1.0 / 250.0
 """Of the Gauss rule's error in ``reach^4 bend``: 1/1080 for a square along the axes, 1/270 for a line."""
+
+_FAR_PIX = 1e6
+"""Stands for any distance above it: infinite ones times nothing would not be a number."""
 
 _MOMENT_STEPS = 30
 _HALF_OF_GAUSSIAN = 2.0 * math.log(2.0)
@@ -110,7 +117,7 @@ _SELECTION = (
 _REMEDY = "give a table with IDENT, g, r, z and zphot as `photometry`"
 _DAMAGE = (
     OSError, TypeError, ValueError, EOFError, IndexError, KeyError, AttributeError, UnboundLocalError,
-    MemoryError, fits.VerifyError,
+    fits.VerifyError,
 )  # fmt: skip
 """What astropy raises at files and headers that are cut or garbled."""
 
@@ -124,15 +131,15 @@ _Reason = Callable[[int], str]
 class PixelGalaxy:
     """A galaxy given by its pixels, of unit flux, placed in the source plane.
 
-    image          (row, column) surface brightness [1/arcsec^2], along +y and +x where phi is 0; the middle of
-                   the array is the galaxy's centre, and ``sum(image) pixel_arcsec^2`` is its flux
+    image          (row, column) surface brightness [1/arcsec^2], rows towards +y; the middle of the array is
+                   the galaxy's centre, and ``sum(image) pixel_arcsec^2`` is its flux
     pixel_arcsec   side of a pixel, before `magnify`
     x, y           where its centre is [arcsec]
     phi            angle it is turned by, from +x towards +y [rad]
     magnify        factor on its angular size; the flux stays
     flip           whether it is mirrored (y to -y), before it is turned
 
-    Between pixel centres the image is interpolated bilinearly, from its outermost pixels to zero one pixel on.
+    Between pixel centres the image is interpolated bilinearly, and falls to zero one pixel outside.
     """
 
     image: FloatArray
@@ -181,15 +188,15 @@ class PixelGalaxy:
         beta_x, beta_y   where the square's middle lands [arcsec]
         reach            how far from there its corners land [arcsec]
 
-        The rule's error is of fourth order: ``reach^4 bend / 500``, bend being the sum of the image's fourth
+        The rule's error is of fourth order: ``reach^4 bend / 250``, bend being the sum of the image's fourth
         derivatives, where it is largest within reach; and it is no larger than the brightest pixel there.
         """
         xp = array_namespace(beta_x)
         grid = self._on(beta_x)
         u, v = self._pixels(beta_x, beta_y)
-        far = reach * (1.0 / (self.pixel_arcsec * self.magnify)) + 0.0 * u
+        far = xp.clip(reach * (1.0 / (self.pixel_arcsec * self.magnify)), 0.0, _FAR_PIX) + 0.0 * u
         # A window of three blocks reaches at least one block to either side; interpolation takes a pixel.
-        level = xp.clip(xp.ceil(xp.log2(xp.clip(far + 1.0, 2.0, 1e6))) - 1.0, 0.0, grid.top)
+        level = xp.clip(xp.ceil(xp.log2(xp.clip(far + 1.0, 2.0, _FAR_PIX))) - 1.0, 0.0, grid.top)
         level = xp.astype(level, xp.int64)
         shrink = grid.shrink[level]
         zero = xp.zeros_like(u)
@@ -255,11 +262,13 @@ class _Shared:
 class _Grid:
     """An image with a ring of zeros, flat, and pyramids of what is largest near a place.
 
-    values                 (rows * columns,)
-    peak, bend             largest |image| and sum of its |fourth derivatives| [per pixel^4], of all levels
-    first, last_row, last_column, shrink    (level,): where a level begins, its shape less one, 1/block
+    values        (rows * columns,)
+    peak, bend    largest |image| and sum of its |fourth derivatives| [per pixel^4] in blocks, of all levels
+    first         (level,) where a level begins
+    last_row, last_column    (level,) its shape less one
+    shrink        (level,) blocks per pixel
 
-    Level k has blocks of 2^(k+1) pixels; each holds the maximum over itself and its eight neighbours.
+    Level k has blocks of 2^(k+1) pixels; each tells of itself and its eight neighbours.
     """
 
     rows: int
@@ -330,7 +339,13 @@ def _radius(image: FloatArray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Postage:
-    """What a catalogue holds of one galaxy: stamp and PSF (row, column), noise per pixel, arcsec per pixel."""
+    """What a catalogue holds of one galaxy.
+
+    stamp, psf     (row, column); the PSF is effective, the pixel's response is in it
+    background     to be subtracted from the stamp
+    noise          rms per pixel of the stamp
+    pixel_arcsec   side of a pixel of both
+    """
 
     stamp: FloatArray
     psf: FloatArray
@@ -358,11 +373,14 @@ class Portrait:
 def portray(postage: Postage, *, clean: bool = True) -> Portrait:
     """Deconvolve, sample finely, clean and normalise one galaxy.
 
-    clean   False keeps every pixel of the stamp, its noise and neighbours too, about the stamp's middle, with
-            the narrowest residual PSF
+    clean   False keeps every pixel as it is, background, noise and neighbours too, about the stamp's middle,
+            and leaves the narrowest residual PSF: for comparisons
 
-    Raises ValueError where the stamp holds no object or no light.
+    Raises ValueError where the stamp holds no object, or stamp or PSF no light.
     """
+    if not postage.psf.sum() > 0.0:
+        message = f"its PSF sums to {postage.psf.sum():.3g}"
+        raise ValueError(message)
     finest = max(FINEST_ARCSEC, _LEAST_FWHM_PIX * postage.pixel_arcsec)
     if clean:
         stamp = postage.stamp - postage.background
@@ -401,18 +419,24 @@ def central_object(stamp: FloatArray, noise: float) -> CentralObject:
     stamp   (row, column), background-subtracted
     noise   rms per pixel
 
-    The stamp is smoothed with a Gaussian of 3 pixels. What is connected above 1.5 times the smoothed noise is
-    an object; the one with most light in the middle quarter is the galaxy. It is grown by 6 pixels, but not
-    into what is nearer to another object, and fades to nothing over the outermost 4, also at the stamp's edge.
+    The stamp is smoothed with a Gaussian of 3 pixels. What is connected above twice the smoothed noise is an
+    object; the one with most light in the middle quarter is the galaxy. It is grown by 6 pixels, but not into
+    what is nearer to another object, and fades to nothing over the outermost 4, also at the stamp's edge.
 
-    Raises ValueError where nothing stands out there.
+    What is kept: 96 % of an exponential disc and 80 % of a de Vaucouleurs profile, whose wings drown
+    (half-light radii come out 0-5 % and 25-30 % small); measured on known profiles of 22 to 25.5 mag under
+    COSMOS's noise. On 99 of its galaxies the median of what is kept is .95 to 1.01 of MAG_AUTO's flux from
+    I < 23 to 26.
+
+    Raises ValueError where nothing stands out by six times the smoothed noise.
     """
     smooth = ndimage.gaussian_filter(stamp, _SMOOTHING_PIX, mode="constant")
     level = noise * _GRAIN_PIX / math.hypot(_GRAIN_PIX, _SMOOTHING_PIX)
     labels, n = ndimage.label(smooth > _THRESHOLD * level)
     middle = tuple(slice(side // 4, side - side // 4) for side in stamp.shape)
-    light = ndimage.sum_labels(smooth[middle], labels[middle], np.arange(1, n + 1))
-    own = labels == (1 + np.argmax(light) if n else -1)
+    light = np.zeros(n + 1)
+    light[1:] = ndimage.sum_labels(smooth[middle], labels[middle], np.arange(1, n + 1))
+    own = (labels == np.argmax(light)) & (labels > 0)
     peak = smooth[own].max(initial=0.0)
     if peak < _LEAST_PEAK * level:
         message = "no object stands out of the noise in the middle of its stamp"
@@ -465,7 +489,7 @@ class _Deconvolved:
         return np.asarray(np.where((np.abs(self.fy) < 0.5) & (self.fx < 0.5), gain, 0.0))
 
     def affordable(self, finest_arcsec: float, noise: float) -> float:
-        """The narrowest residual PSF [arcsec], up to 2.5 times the finest, that leaves this noise per pixel."""
+        """The narrowest residual PSF [arcsec] that leaves this noise per pixel, or the widest there is."""
         stretch = 4.0 * math.pi**2 * _GRAIN_PIX**2
         power = (stretch / math.pi) * np.exp(-stretch * self.square)
         power[:, 1:] *= 2.0
@@ -514,8 +538,8 @@ def _cropped(image: FloatArray) -> FloatArray:
 def _shape(image: FloatArray) -> tuple[float, float]:
     """Axis ratio and circularised half-light radius [pixel] of the light about the middle.
 
-    Axes are those of adaptive moments: of the elliptical Gaussian that fits the image best (Bernstein & Jarvis
-    2002). The radius sqrt(ab) is that of the similar ellipse with half the flux.
+    Axes are those of adaptive moments, of the elliptical Gaussian that fits best (Bernstein & Jarvis 2002);
+    the radius sqrt(ab) is that of the similar ellipse with half the flux.
     """
     axis = np.arange(len(image), dtype=np.float64) - len(image) // 2
     x, y = np.meshgrid(axis, axis)
@@ -575,9 +599,9 @@ class GalaxyFacts:
 
 @dataclass(frozen=True, eq=False)
 class RealGalaxyCatalog:
-    """A catalogue of real galaxies; `open` makes one. Pickled, it is a path: each process opens its own files.
+    """A catalogue of real galaxies; `open` makes one.
 
-    path, photometry   the catalogue table and the user's table
+    path, photometry   the catalogue table and the user's table, absolute
     clean              see `portray`
     columns            the catalogue table, by lower-case name
     ident              (n,) the catalogue's names
@@ -587,7 +611,8 @@ class RealGalaxyCatalog:
     fingerprint        SHA-256 of the tables, and of the sizes of the image files (not of their gigabytes:
                        pixels changed in place go unnoticed)
 
-    Images are read when a galaxy is first wanted. A row is usable if neither the tables nor its images object.
+    Images are read when a galaxy is first wanted, and some are kept. A galaxy is usable if neither the tables
+    nor its images object. Pickled, a catalogue is its path: each process opens its own files.
     """
 
     path: Path
@@ -607,8 +632,8 @@ class RealGalaxyCatalog:
         """Read a catalogue's tables.
 
         path         its FITS table, or the folder that holds one
-        photometry   FITS or CSV table with IDENT, g, r, z, zphot: what the catalogue lacks; where both have a
-                     column, this one counts
+        photometry   FITS or CSV table with IDENT and what the catalogue lacks of g, r, z [AB mag] and zphot;
+                     where both have a column, this one counts
         clean        see `portray`
 
         DataError naming the file if it is absent, ambiguous or damaged, if a column is missing, or if no row
@@ -671,7 +696,7 @@ class RealGalaxyCatalog:
 
     @cached_property
     def unusable(self) -> dict[int, str]:
-        """Every galaxy that is not usable, and why. Reads every image: a hundred galaxies a second."""
+        """Every galaxy that is not usable, and why. Reads every image, a hundred a second."""
         reasons = ((index, self.objection(index)) for index in range(len(self)))
         return {index: reason for index, reason in reasons if reason is not None}
 
@@ -679,26 +704,25 @@ class RealGalaxyCatalog:
         """One usable galaxy beyond a redshift, any as likely as any other; None if there is none.
 
         z_min    its redshift is above this
-        r_mag    magnitude that it shall have: galaxies that would be enlarged by more than 1.5 for it are
-                 left out
+        r_mag    magnitude that it shall have: galaxies that this would enlarge by more than 1.5 are left out
 
-        The choice depends on the state of `rng`, the tables and the images alone.
+        The choice depends on the state of `rng`, the tables and the images alone; the catalogue's selection
+        weights are not used.
         """
-        largest = self.size_factor(np.arange(len(self)), r_mag) <= MOST_ENLARGED
-        pool = self._candidates[(self.z > z_min)[self._candidates] & largest[self._candidates]]
+        z, factor = self.z[self._candidates], self.size_factor(self._candidates, r_mag)
+        pool = self._candidates[(z > z_min) & (factor <= MOST_ENLARGED)]
         if not pool.size:
             return None
-        # Whether images are readable is found out by reading; a catalogue's are too many to read them all.
+        # Only reading tells whether an image can be used, and there are too many to read them all.
         drawn = (int(index) for index in pool[rng.integers(pool.size, size=_TRIES)])
         return next((index for index in drawn if self.objection(index) is None), None)
 
-    def size_factor(self, index: Any, r_mag: float) -> Any:
-        """Factor on a galaxy's angular size for it to have a magnitude other than its own.
+    def size_factor(self, index: Any, r_mag: float, *, slope: float = SIZE_SLOPE) -> Any:
+        """Factor on the angular size of galaxies that shall have another r magnitude than their own.
 
-        Sizes follow the measured relation log10 R = -0.080 r + constant; the galaxy's own deviation from it
-        stays.
+        The median size follows log10 R = slope r + constant; a galaxy keeps its deviation from it.
         """
-        return 10.0 ** (SIZE_SLOPE * (r_mag - self.mag[index, 1]))
+        return 10.0 ** (slope * (r_mag - self.mag[index, 1]))
 
     @cached_property
     def _candidates(self) -> npt.NDArray[np.intp]:
@@ -710,6 +734,9 @@ class RealGalaxyCatalog:
         return lru_cache(maxsize=_KEPT)(self._made)
 
     def _made(self, index: int) -> Portrait:
+        if not 0 <= index < len(self):
+            message = f"{self.path} has no galaxy {index}, it has {len(self)}"
+            raise IndexError(message)
         where = f"{self.path} galaxy {self.ident[index]}"
         if index in self.objections:
             raise DataError(where, self.objections[index])
@@ -740,7 +767,7 @@ def _reopened(path: Path, photometry: Path | None, clean: bool) -> RealGalaxyCat
 
 
 class _ImageFiles:
-    """FITS files of images, kept open. A process that was forked opens its own: a shared file has one place."""
+    """FITS files of images, kept open; a forked process opens its own, for a shared one has one position."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, Path], Any] = {}
@@ -840,7 +867,7 @@ class _Tables:
         return self.main.path.parent
 
     def photometric(self) -> FloatArray:
-        """(n, 4) of g, r, z, zphot, NaN where a table does not know the galaxy; DataError for what is missing."""
+        """(n, 4) of g, r, z, zphot; NaN where a table is silent, DataError for missing columns."""
         found = {name: self._column(name) for name in _PHOTOMETRY}
         missing = [name for name, values in found.items() if values is None]
         if missing:
@@ -886,6 +913,7 @@ class _Tables:
 
     def _unknown(self, photometric: FloatArray) -> Iterator[tuple[_Mask, _Reason]]:
         for name, values in zip(_PHOTOMETRY, photometric.T, strict=True):
+            # Beyond these are the codes of tables for what was not measured.
             low, high = (0.0, 20.0) if name == "zphot" else (5.0, 40.0)
             yield ~((values > low) & (values < high)), _said(f"its {name} is {{:g}}", values)
 
@@ -932,8 +960,11 @@ def _fits_columns(path: Path) -> Columns:
         # A short file is warned about and then fails where it ends.
         warnings.simplefilter("ignore")
         with fits.open(path, memmap=False) as units:
-            data = next(unit.data for unit in units if isinstance(unit, fits.BinTableHDU))
-            return {str(name).lower(): np.array(data[name]) for name in data.names}
+            tables = [unit.data for unit in units if isinstance(unit, fits.BinTableHDU)]
+            if not tables:
+                message = "there is no table in it"
+                raise ValueError(message)
+            return {str(name).lower(): np.array(tables[0][name]) for name in tables[0].names}
 
 
 def _csv_columns(path: Path) -> Columns:

@@ -300,7 +300,7 @@ class Renderer:
             keep = lit & ~split if level < DEEPEST else lit
             mine = part[keep]
             light = stack.brightness(s[..., keep], t[..., keep], mine) * (0.25 * side**2)
-            found.append(self._laid(canvas, mine, nodes_u[:, keep], nodes_v[:, keep], light, size))
+            found.append(self._laid(canvas, mine, (nodes_u[:, keep], nodes_v[:, keep]), light, size))
             if level == DEEPEST or not bool(xp.any(split)):
                 break
             part, u, v = self._quartered(split, part, u, v, size)
@@ -327,19 +327,19 @@ class Renderer:
         return xp.repeat(part, 4), xp.reshape(wide, (-1,)), xp.reshape(high, (-1,))
 
     def _laid(
-        self, canvas: "_Canvas", part: Array, u: Array, v: Array, light: Array, size: float
+        self, canvas: "_Canvas", part: Array, nodes: tuple[Array, Array], light: Array, size: float
     ) -> tuple[Array, Array, Array]:
         """Squares' light laid on 3 x 3 cells: part, first cell, and weights (9, m).
 
-        u, v    the two columns and the two rows of a square's points [pix], (2, n)
+        nodes   the two columns and the two rows of a square's points [pix], (2, n) each
         light   of its four points (2, 2, n), rows first
 
         The points of a square no larger than a cell lie in one cell: they are laid together, m = n. Those of
         a larger one are laid one by one, m = 4 n.
         """
         xp, width = self.xp, canvas.columns + 2
-        column, across = self._spline(u)
-        row, along = self._spline(v)
+        column, across = self._spline(nodes[0])
+        row, along = self._spline(nodes[1])
         if CELLS_PER_PIXEL * size <= 1.0:
             low, high = across[:, 0, None] * light[:, 0], across[:, 1, None] * light[:, 1]
             rows = low + high
@@ -361,8 +361,8 @@ class Renderer:
     def _observe(self, light: Array, batch: ArcBatch) -> Array:
         """Apply the kernels to light in cells and read the result at the pixel centres: (n, band, y, x).
 
-        Linear: the transform is long enough that nothing wraps onto the stamp. NumPy does one stamp after the
-        other: its complex products round differently with the length of a loop, and so with a stamp's company.
+        Linear: the transform is long enough that nothing wraps onto the stamp. NumPy does one stamp after
+        the other: its complex products round differently with a loop's length, and so with a stamp's company.
         """
         spectra, grid = batch.response.spectrum[batch.psf], batch.response.grid
         if self.xp is not np:

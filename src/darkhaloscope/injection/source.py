@@ -91,12 +91,15 @@ class Stack(Protocol):
 
     Each has local coordinates, centred and in units of its own.
 
-    extent   radius beyond which there is no light worth a ray [unit]
-    unit     smallest number of arcsec that one unit spans in any direction
     """
 
-    extent: Array
-    unit: Array
+    @property
+    def extent(self) -> Array:
+        """Radius beyond which there is no light worth a ray [local unit]."""
+
+    @property
+    def unit(self) -> Array:
+        """Smallest number of arcsec that one local unit spans in any direction."""
 
     def on(self, xp: Any, dtype: Any, device: Any) -> "Stack":
         """The same in another array namespace."""
@@ -237,7 +240,7 @@ class Alone:
     def on(self, xp: Any, dtype: Any, device: Any) -> "Alone":
         """The same in another array namespace; the shape itself follows the arrays it is handed."""
         moved = [xp.asarray(a, dtype=dtype, device=device) for a in (self.extent, self.unit)]
-        return Alone(self.shape, *moved, self.frame)
+        return Alone(self.shape, moved[0], moved[1], self.frame)
 
     def seen_from(self, x: Array, y: Array, phi: Array) -> "Alone":
         """The same in a source-plane frame with its origin at (x, y) [arcsec], turned by phi [rad]."""
@@ -259,7 +262,7 @@ class Alone:
         return self.shape.sampling_error(u + self.shape.x, v + self.shape.y, reach)
 
 
-def stacked(shapes: Sequence[Morphology]) -> Iterator[tuple[npt.NDArray[np.intp], Stack]]:
+def stacked(shapes: Sequence[Sersic | Morphology]) -> Iterator[tuple[npt.NDArray[np.intp], Stack]]:
     """Shapes sorted into stacks of one kind: (places in `shapes`, stack)."""
     smooth = [k for k, shape in enumerate(shapes) if isinstance(shape, Sersic)]
     if smooth:
@@ -273,7 +276,7 @@ def stacked(shapes: Sequence[Morphology]) -> Iterator[tuple[npt.NDArray[np.intp]
 class Part:
     """One morphology with its total flux in each band [nmgy]."""
 
-    shape: Morphology
+    shape: Sersic | Morphology
     flux_nmgy: tuple[float, ...]
 
 
