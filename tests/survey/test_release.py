@@ -53,3 +53,16 @@ def test_mask_bits_are_distinct_powers_of_two():
     assert len(set(bits)) == len(bits)
     assert all(bit & (bit - 1) == 0 for bit in bits)
     assert release.MASK_BITS["SATUR_Z"] == 0x10
+
+
+def test_gain_of_exposures_is_the_nominal_one_for_nominal_exposures():
+    facts = release.DECAM["r"]
+    same = release.gain_from_exposures([facts.exposure_s] * 3, facts.zero_point_e_s, band="r")
+    assert same == pytest.approx(release.nominal_gain("r", 3), rel=1e-12)
+    mixed = release.gain_from_exposures([90.0, 45.0], [26.7, 26.2], band="r", airmass=[1.0, 2.0])
+    by_hand = 90.0 * 10 ** (0.4 * 4.2) + 45.0 * 10 ** (0.4 * (3.7 - 0.10))
+    assert mixed == pytest.approx(by_hand, rel=1e-12)
+    # Ten exposures of 90 s, DES-like: 4.8e4 e-/nmgy in r, never the 150 of a missing factor.
+    assert release.gain_from_exposures([90.0] * 10, facts.zero_point_e_s, band="r") == pytest.approx(
+        4.8e4, rel=0.02
+    )

@@ -8,16 +8,16 @@ comes from within the cell: a compact source keeps its place to a thousandth of 
 applied in the Fourier domain, divided by the transform of the spline: the pixel is counted once, in the
 kernel, and the cells not at all.
 
-**How light is integrated.** Every component of every source is an integral of its own over the image plane,
-refined where its rays fall near its light and nowhere else. Squares of four pixels are thrown out when no
-ray in them can reach the component, the rest is quartered; from squares of one pixel on, a square is
-integrated with the four points of the Gauss rule, unless that rule's expected error there is above
-`TOLERANCE` of the source's flux, in which case it is quartered again. Uniform supersampling would need a
+**How light is integrated.** Every part of every source is an integral of its own over the image plane,
+refined where its rays fall near its light and nowhere else. It begins with squares of four pixels. A square
+is thrown out if no ray in it can reach the part; it is integrated with the four points of the Gauss rule if
+that rule's expected error is below `TOLERANCE` of the source's flux (squares of more than a pixel only where
+the PSF also hides the pattern of their points); else it is quartered. Uniform supersampling would need a
 factor of 30 and more for a compact source.
 
 Everything up to the image is written against the Python array API: a renderer made for PyTorch runs the same
 code on a GPU. Stamps are rendered together, yet what comes out for one does not depend on its company: rays
-are elementwise, sums run in the order of a stamp's own cells, transforms are stamp by stamp.
+are elementwise, sums run in the order of a stamp's own squares, transforms are stamp by stamp.
 """
 
 import math

@@ -110,6 +110,18 @@ def nominal_gain(band: str, n_exposures: float = PASSES) -> float:
     return float(n_exposures * facts.exposure_s * 10.0 ** (0.4 * (facts.zero_point_e_s - ZERO_POINT)))
 
 
+def gain_from_exposures(
+    exposure_s: ArrayLike, zero_point_e_s: ArrayLike, *, band: str, airmass: ArrayLike = 1.0
+) -> float:
+    """Electrons per nmgy of a coadd, from its exposures: sum of t 10^(0.4 (zp - 22.5 - k (X - 1))).
+
+    exposure_s, zero_point_e_s, airmass   of each exposure [s], [mag of one e-/s at airmass 1], one or many
+    """
+    dimming = DECAM[band].extinction * (np.asarray(airmass, dtype=np.float64) - 1.0)
+    rate = to_nmgy(ZERO_POINT - (np.asarray(zero_point_e_s, dtype=np.float64) - ZERO_POINT - dimming))
+    return float(np.sum(np.asarray(exposure_s, dtype=np.float64) * rate))
+
+
 def gain_from_noise(
     sigma_w: ArrayLike,
     *,
