@@ -6,8 +6,8 @@ kernel is `reference.peer_kernel`, freed of that mean, so that its converged ima
 divides a kernel by its sum; amplitudes take that back. Its half-light radius lies on the major axis, and its
 b_n is a series (4e-4 off at n = 0.5): it is handed the radius with which its profile is the exact one.
 
-Systems of one and of two parts are batches of their own, as their models differ. As with lenstronomy, a PSF for
-each system means a kernel for each; the best case, which a benchmark should time, has one for all.
+Systems of one and of two parts are batches of their own, as their models differ. As with lenstronomy, a PSF
+for each system means a kernel for each; the best case, which a benchmark should time, has one for all.
 """
 
 import math
@@ -63,7 +63,10 @@ class Setting:
 SETTINGS = {
     **{f"upsample-{u}": Setting(u) for u in (1, 3, 5, 7, 11, 15)},
     **{f"upsample-{u}-twice": Setting(u, is_pixel_once=False) for u in (5, 11)},
-    **{f"upsample-{u}-quad-{q}": Setting(u, quad_level=q, batch=1) for u, q in ((3, 3), (5, 2), (5, 3), (5, 5))},
+    **{
+        f"upsample-{u}-quad-{q}": Setting(u, quad_level=q, batch=1)
+        for u, q in ((3, 3), (5, 2), (5, 3), (5, 5))
+    },
     "upsample-5-double": Setting(5, is_single=False),
 }
 """What is compared, by name: upsampling, Gauss nodes, and what is special."""
@@ -114,7 +117,10 @@ class Caustics:
         )
         cosmology = caustics.FlatLambdaCDM(name="cosmology")
         redshifts = {"cosmology": cosmology, "z_l": 0.5, "z_s": 1.5}
-        deflectors = [caustics.SIE(name="sie", **redshifts), caustics.ExternalShear(name="shear", **redshifts)]
+        deflectors = [
+            caustics.SIE(name="sie", **redshifts),
+            caustics.ExternalShear(name="shear", **redshifts),
+        ]
         parts = [caustics.Sersic(name=f"part{k}") for k in range(n_parts)]
         simulator = caustics.LensSource(
             lens=caustics.SinglePlane(lenses=deflectors, name="lens", **redshifts),
@@ -166,7 +172,7 @@ def _parameters(system: System, band: int, kernel_sum: float) -> list[float]:
 
 
 def _profile(shape: Sersic) -> tuple[float, float]:
-    """The circularised radius [arcsec] that gives caustics the exact profile, and its flux at Ie = 1 [arcsec^2]."""
+    """Radius sqrt(ab) [arcsec] that gives caustics the exact profile, and its flux at Ie = 1 [arcsec^2]."""
     n, k = shape.n_sersic, float(k_sersic(shape.n_sersic))
     radius = shape.R_sersic * (k / sersic_bn(n)) ** n
     share = n * math.exp(k) * k ** (-2.0 * n) * float(special.gamma(2.0 * n))

@@ -6,11 +6,11 @@ place is given by moving lens and source, so that grids stay as they are. System
 an ImageModel each, made once.
 
 **The PSF.** lenstronomy takes the mean of its samples over a pixel and convolves that with the kernel: handed
-the survey's effective PSF, it counts the pixel twice. Settings hand it `reference.peer_kernel` instead, unless
-their name says "twice".
+the survey's effective PSF, it counts the pixel twice. Settings hand it `reference.peer_kernel` instead,
+unless their name says "twice".
 
-**The best case.** A PSF of its own for each system means new objects for each system. `render` can be given one
-PSF for all instead, and then builds nothing; that is what a benchmark should time.
+**The best case.** A PSF of its own for each system means new objects for each system. `render` can be given
+one PSF for all instead, and then builds nothing; that is what a benchmark should time.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,6 @@ from benchmarks.reference import SIDE, System, exact_radius, peer_kernel
 from darkhaloscope.injection.lens import ellipticity_from_axis
 from darkhaloscope.injection.source import Part
 from darkhaloscope.survey.populations import FieldPsf
-from darkhaloscope.survey.psf import moffat_kernel
 from darkhaloscope.survey.release import PIXEL_SCALE_ARCSEC, ZERO_POINT
 
 Pixels = NDArray[np.float64]
@@ -43,8 +42,8 @@ class Setting:
     supersampling      samples per pixel and axis
     fine_convolution   convolve the samples with a kernel as fine as they are, then take the mean
     fine_kernel_pix    side of the part of the kernel that is so treated [native pixel]; None: all of it
-    bright             adaptive mode: only pixels brighter than this share of the brightest, in a first pass of
-                       one sample per pixel, and their neighbours are supersampled; None: all pixels
+    bright             adaptive mode: only pixels brighter than this share of the brightest, in a first pass
+                       of one sample per pixel, and their neighbours are supersampled; None: all pixels
     is_pixel_once      whether the kernel is freed of the mean that lenstronomy takes
     lens               its name of the deflector
     """
@@ -154,9 +153,7 @@ class Lenstronomy:
             "supersampling_convolution": self.setting.fine_convolution,
             "supersampling_kernel_size": self.setting.fine_kernel_pix,
         }
-        return ImageModel(
-            image.Data, image.PSF, image.LensModel, image.SourceModel, kwargs_numerics=numerics
-        )
+        return ImageModel(image.Data, image.PSF, image.LensModel, image.SourceModel, kwargs_numerics=numerics)
 
 
 def render(
@@ -181,7 +178,11 @@ def accuracy(
 def summary(images: Pixels, references: Pixels) -> dict[str, float]:
     """Median, 99 % and worst of the images' largest error over peak."""
     error = np.abs(images - references).max(axis=(2, 3)) / references.max(axis=(2, 3))
-    return {"median": float(np.median(error)), "p99": float(np.quantile(error, 0.99)), "max": float(error.max())}
+    return {
+        "median": float(np.median(error)),
+        "p99": float(np.quantile(error, 0.99)),
+        "max": float(error.max()),
+    }
 
 
 def _place(system: System) -> tuple[float, float]:

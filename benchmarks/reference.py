@@ -5,17 +5,19 @@ what to render. Conventions: x is the column, y the row, pixel centres at intege
 arcsec from the target, fluxes in nanomaggies.
 
 **The image.** Lensed surface brightness, convolved with the continuous effective PSF, read at the pixel
-centres, times the pixel area. The pixel's own response is in the PSF and nowhere else. The PSF is the Moffat of
+centres, times the pixel area. The pixel's own response is in the PSF and nowhere else. The PSF is the
+Moffat of
 `survey.psf.moffat_kernel`, cut off at a square of whole native pixels and normalised so that its samples on
 native pixels sum to one; or a native kernel, continued between its samples by its band-limited interpolation.
 The edge of the square: light takes part in a pixel's value if the pixel it falls in is at most half a kernel
 away.
 
 **The integration.** Squares of the sky are quartered until a tensor Gauss rule and the same rule on the four
-quarters agree. All squares together give one image, their quarters a second one of doubled sampling; the second
-is returned with the largest difference between the two.
+quarters agree. All squares together give one image, their quarters a second one of doubled sampling; the
+second is returned with the largest difference between the two.
 
-**The convolution.** Light within one pixel acts through the PSF at sub-pixel offsets. The PSF as a function of
+**The convolution.** Light within one pixel acts through the PSF at sub-pixel offsets. The PSF as a function
+of
 the offset is smooth, so it is interpolated from its values at Chebyshev nodes of the pixel, and light is laid
 on the nodes with the Lagrange weights of its position: as many native convolutions as there are nodes.
 """
@@ -62,7 +64,7 @@ _SMOOTHING_ARCSEC = 1e-8
 """lenstronomy flattens a Sersic profile within this radius; its default of 1e-4 costs a small bulge 1e-3."""
 
 _HIGHEST_FREQUENCY = 0.8
-"""Beyond this [1/pixel] a peer's kernel has no power; a Moffat of FWHM 2.7 pixels has 1e-4 of it left there."""
+"""Beyond this [1/pixel] a peer's kernel has no power; a Moffat of FWHM 2.7 pixels has 1e-4 left there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +133,9 @@ def converged_image(
     margin_pix                  light this far outside the stamp scatters in
     tolerance                   of the peak; the integration is refined until doubling it changes less
 
-    Returns (image [nmgy / pixel], lensed flux on stamp and margin before the PSF [nmgy], change): the change is
-    the largest difference that the last doubling made, over the peak; above the tolerance where 24 quarterings
-    are not enough.
+    Returns (image [nmgy / pixel], lensed flux on stamp and margin before the PSF [nmgy], change): the
+    change is the largest difference that the last doubling made, over the peak; above the tolerance where 24
+    quarterings are not enough.
     """
     grid = _Grid(shape, x_center_pix, y_center_pix, pixel_scale, margin_pix)
     parts = [(part.shape, part.flux_nmgy[band]) for part in truth.source.parts if part.flux_nmgy[band] != 0.0]
@@ -154,7 +156,7 @@ def converged_image(
 @lru_cache(maxsize=6)
 def _collect(lens: Lens, shape: Sersic, grid: _Grid, share: float) -> _Light:
     """The lensed light of one part of unit flux, integrated with an error of `share` per square."""
-    coarse, fine = _squares(_brightness(lens, shape, grid), _resolved(lens, shape, grid), grid, share)
+    coarse, fine = _squares(_brightness(lens, shape, grid), _resolved(shape), grid, share)
     return _Light(
         _transform(*coarse, grid, _COARSE_NODES), _transform(*fine, grid, _FINE_NODES), float(fine[2].sum())
     )
@@ -172,8 +174,8 @@ def _squares(
 ) -> tuple[Rays, Rays]:
     """Rays of all accepted squares, and those of their quarters.
 
-    A square is accepted when its light agrees with that of its quarters within `share`, unless it might hide a
-    source that its rays have missed.
+    A square is accepted when its light agrees with that of its quarters within `share`, unless it might
+    hide a source that its rays have missed.
     """
     node, weight = np.polynomial.legendre.leggauss(_GAUSS)
     node_y, node_x = (a.ravel() for a in np.meshgrid(node, node, indexing="ij"))
@@ -261,9 +263,7 @@ def exact_radius(shape: Sersic) -> float:
     return shape.R_sersic * ((1.9992 * n - 0.3271) / sersic_bn(n)) ** n
 
 
-def _resolved(
-    lens: Lens, shape: Sersic, grid: _Grid
-) -> Callable[[Pixels, Pixels, Pixels], NDArray[np.bool_]]:
+def _resolved(shape: Sersic) -> Callable[[Pixels, Pixels, Pixels], NDArray[np.bool_]]:
     """Whether the rays of squares are dense enough to see the source, should it be among them.
 
     A square's rays span a patch of the source plane. A source within half a patch of it could hide between
@@ -341,7 +341,7 @@ def _response(psf: FieldPsf | Pixels, band: int, grid: _Grid, nodes: int) -> Com
 
 
 @lru_cache(maxsize=8)
-def _moffat_response(
+def _moffat_response(  # noqa: PLR0917 - the key of a cache
     fwhm: float, beta: float, e: float, pa: float, size: int, pixel_scale: float, side: int, nodes: int
 ) -> Complex:
     profile = _moffat_profile(fwhm, beta, e, pa, pixel_scale)
@@ -436,9 +436,10 @@ def default_systems(n: int, seed: int) -> list[System]:
 def hard_systems(n: int, seed: int) -> list[System]:
     """Compact and cuspy sources at folds and cusps of the caustic, n of them.
 
-    Half-light radii of 0.1" to 0.3", index 1, 2.5, 4 or anything between .5 and 4, axis ratios .3 to 1 of light
-    and mass, theta_E .5" to 2.5", shear to .1, PSF FWHM .8" to 1.4". Every other source is at a cusp, the others
-    anywhere on the caustic; each up to half its radius inside or outside.
+    Half-light radii of 0.1" to 0.3", index 1, 2.5, 4 or anything between .5 and 4, axis ratios .3 to 1 of
+    light
+    and mass, theta_E .5" to 2.5", shear to .1, PSF FWHM .8" to 1.4". Every other source is at a cusp, the
+    others anywhere on the caustic; each up to half its radius inside or outside.
     """
     return [_hard_system(k, seed) for k in range(n)]
 

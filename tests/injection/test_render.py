@@ -55,7 +55,7 @@ def test_pytorch_renders_what_numpy_renders(kind, precision, tolerance):
     torch = pytest.importorskip("torch")
     from array_api_compat import torch as xp
 
-    found, plain = truths(kind, 10), Renderer()
+    found, plain = truths(kind, 10), Renderer(dtype=getattr(np, precision))
     other = Renderer(xp=xp, dtype=getattr(torch, precision), device="cpu", stamps_at_once=4)
     for kernels in (NATIVE, KERNELS):
         here, there = plain.render(tasks(found, plain, kernels)), other.render(tasks(found, other, kernels))

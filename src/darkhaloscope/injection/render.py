@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 from scipy import fft as scipy_fft
 
 from darkhaloscope.injection.lens import ISOTHERMAL, Array, Lens, aligned, stretch_bound, trace
@@ -40,7 +41,7 @@ CELLS_PER_PIXEL = 2
 MARGIN_PIX = 4
 """Light up to this far outside the stamp is rendered too: the PSF scatters it in."""
 
-TOLERANCE = 4e-4
+TOLERANCE = 3e-3
 """Expected error of one square, in units of the source's intrinsic flux, above which it is quartered."""
 
 COARSEST_PIX = 4
@@ -50,7 +51,7 @@ DEEPEST = 10
 _RIPPLE = {4.0: 0.1, 2.0: 0.003}
 """Share of the light in squares of this size [pix] that a PSF lets through of the pattern of their points."""
 
-STAMPS_AT_ONCE = 12
+STAMPS_AT_ONCE = 32
 """Stamps rendered together: their rays fit a core's cache. A GPU wants thousands."""
 
 _GAUSS = 0.5 / math.sqrt(3.0)
@@ -159,7 +160,8 @@ class ArcBatch:
 class Renderer:
     """Renders arcs in batches.
 
-    xp, dtype        array namespace and real type of the rays; NumPy in double precision by default
+    xp, dtype        array namespace and real type of the rays: single precision moves a pixel by 2e-6 of
+                     the peak
     device           where that namespace shall work, e.g. "cuda"
     stamps_at_once   how many stamps share one batch
     tolerance        see `TOLERANCE`
@@ -169,13 +171,14 @@ class Renderer:
     """
 
     xp: Any = np
-    dtype: Any = np.float64
+    dtype: Any = np.float32
     device: Any = None
     stamps_at_once: int = STAMPS_AT_ONCE
     tolerance: float = TOLERANCE
 
     def render(self, tasks: Sequence[ArcTask]) -> list[Arc]:
         """The arcs of tasks, in their order; stamps of all shapes and PSFs may be mixed."""
+        _keep_freed_memory()
         arcs: dict[int, Arc] = {}
         for members in _alike(tasks, self.stamps_at_once):
             images, flux = self.run(self.batch([tasks[k] for k in members]))
@@ -205,7 +208,7 @@ class Renderer:
             components=tuple(
                 Component(
                     stamp=self._index(np.array(owner)[members]),
-                    shape=stack if self.xp is np else stack.on(self.xp, self.dtype, self.device),
+                    shape=stack.on(self.xp, self.dtype, self.device),
                     flux=self._array(flux[members]),
                 )
                 for members, stack in stacked([part.shape for part in parts])
@@ -255,14 +258,13 @@ class Renderer:
         where, what = [], []
         for component in batch.components:
             part, cell, weight = self._integrate(component, batch, canvas)
-            stamp = batch.layers * component.stamp[part]
+            start = (canvas.padded_size * batch.layers * component.stamp)[part] + cell
             for layer in range(batch.layers):
-                where.append(cell + canvas.padded_size * (stamp + layer))
+                where.append(start + canvas.padded_size * layer)
                 what.append(weight if batch.layers == 1 else weight * component.flux[part, layer])
-        cells = self.xp.concat(where, axis=-1) + self._index(canvas.steps)[:, None]
         sums = self.xp.bincount(
-            self.xp.reshape(cells, (-1,)),
-            weights=self.xp.reshape(self.xp.concat(what, axis=-1), (-1,)),
+            self.xp.concat(where) if len(where) > 1 else where[0],
+            weights=self.xp.concat(what) if len(what) > 1 else what[0],
             minlength=len(batch) * batch.layers * canvas.padded_size,
         )
         shape = (len(batch), batch.layers, canvas.rows + 2, canvas.columns + 2)
@@ -276,37 +278,44 @@ class Renderer:
     def _integrate(
         self, component: Component, batch: ArcBatch, canvas: "_Canvas"
     ) -> tuple[Array, Array, Array]:
-        """Light of the parts, laid on cells: part (m,), first cell (m,) and share of the flux (9, m)."""
+        """Light of the parts, laid on cells: part, padded cell and share of the part's flux, (m,) each."""
         xp, scale, view = self.xp, batch.pixel_scale_arcsec, _View.of(self.xp, batch, component)
         stack = view.shape
         limit = self.tolerance / _largest_share(xp, component, batch)
         part, u, v = self._coarse(len(component.stamp), canvas)
-        size, found = float(COARSEST_PIX), []
+        size, parts, cells, weights = float(COARSEST_PIX), [], [], []
         for level in range(DEEPEST + 1):
             side = size * scale
-            nodes_u, nodes_v = (xp.stack([w - size * _GAUSS, w + size * _GAUSS]) for w in (u, v))
-            lens = view.lens(part)
-            s, t = stack.local(*trace(*view.position(nodes_u, nodes_v[:, None], part), lens), part)
-            ms, mt = _mean_of_four(s), _mean_of_four(t)
-            reach = _SPREAD * xp.sqrt(xp.max((s - ms) ** 2 + (t - mt) ** 2, axis=(0, 1)))
             if size > 1.0:
-                around = math.sqrt(2.0) * side  # the square is turned in the lens's frame
-                grown = stretch_bound(*view.position(u, v, part), around, lens)
-                bound = math.sqrt(0.5) * side * grown
-                reach = xp.maximum(reach, bound / stack.unit[part])
-            lit = xp.hypot(ms, mt) - reach < stack.extent[part]
+                bound = view.reach(u, v, part, side)
+                s, t = stack.local(*trace(*view.position(u, v, part), view.lens(part)), part)
+                near = _where(xp, s * s + t * t < (stack.extent[part] + bound) ** 2)
+                part, u, v, bound = part[near], u[near], v[near], bound[near]
+            nodes = [xp.stack([w - size * _GAUSS, w + size * _GAUSS]) for w in (u, v)]
+            s, t = stack.local(
+                *trace(*view.position(nodes[0], nodes[1][:, None], part), view.lens(part)), part
+            )
+            ms, mt = _mean_of_four(s), _mean_of_four(t)
+            reach = _SPREAD * xp.sqrt(_largest_of_four((s - ms) ** 2 + (t - mt) ** 2))
+            if size > 1.0:
+                reach = xp.maximum(reach, bound)
+            lit = ms * ms + mt * mt < (stack.extent[part] + reach) ** 2
             error = stack.sampling_error(ms, mt, reach, part, _RIPPLE.get(size, 0.0))
             split = lit & (error * side**2 > limit[part])
-            keep = lit & ~split if level < DEEPEST else lit
+            keep = _where(xp, lit & ~split if level < DEEPEST else lit)
             mine = part[keep]
-            light = stack.brightness(s[..., keep], t[..., keep], mine) * (0.25 * side**2)
-            found.append(self._laid(canvas, mine, (nodes_u[:, keep], nodes_v[:, keep]), light, size))
-            if level == DEEPEST or not bool(xp.any(split)):
+            seen = stack.brightness(_taken_last(xp, s, keep), _taken_last(xp, t, keep), mine)
+            nodes = [_taken_last(xp, w, keep) for w in nodes]
+            cell, weight = self._laid(canvas, nodes[0], nodes[1], seen * (0.25 * side**2), size)
+            parts.append(xp.tile(mine, (cell.shape[0] // mine.shape[0],)) if mine.shape[0] else mine)
+            cells.append(cell)
+            weights.append(weight)
+            again = _where(xp, split)
+            if level == DEEPEST or not again.shape[0]:
                 break
-            part, u, v = self._quartered(split, part, u, v, size)
+            part, u, v = self._quartered(part[again], u[again], v[again], size)
             size *= 0.5
-        parts, cells, weights = zip(*found, strict=True)
-        return xp.concat(parts), xp.concat(cells), xp.concat(weights, axis=1)
+        return xp.concat(parts), xp.concat(cells), xp.concat(weights)
 
     def _coarse(self, n_parts: int, canvas: "_Canvas") -> tuple[Array, Array, Array]:
         """The coarsest squares of every part: part and middle (u, v) [pix], each (m,)."""
@@ -315,48 +324,47 @@ class Renderer:
         u, v = self._array(canvas.coarse_u), self._array(canvas.coarse_v)
         return xp.repeat(part, u.shape[0]), xp.tile(u, (n_parts,)), xp.tile(v, (n_parts,))
 
-    def _quartered(
-        self, chosen: Array, part: Array, u: Array, v: Array, size: float
-    ) -> tuple[Array, Array, Array]:
-        """The quarters of the squares chosen."""
+    def _quartered(self, part: Array, u: Array, v: Array, size: float) -> tuple[Array, Array, Array]:
+        """The quarters of squares."""
         xp = self.xp
-        part, u, v = part[chosen], u[chosen], v[chosen]
         step = 0.25 * size
         wide = xp.stack([u + a * step for a, _ in _FOUR], axis=1)
         high = xp.stack([v + b * step for _, b in _FOUR], axis=1)
         return xp.repeat(part, 4), xp.reshape(wide, (-1,)), xp.reshape(high, (-1,))
 
-    def _laid(
-        self, canvas: "_Canvas", part: Array, nodes: tuple[Array, Array], light: Array, size: float
-    ) -> tuple[Array, Array, Array]:
-        """Squares' light laid on 3 x 3 cells: part, first cell, and weights (9, m).
+    def _laid(self, canvas: "_Canvas", u: Array, v: Array, light: Array, size: float) -> tuple[Array, Array]:
+        """Squares' light laid on cells: padded cells and what each gets, (k n,), all squares k times over.
 
-        nodes   the two columns and the two rows of a square's points [pix], (2, n) each
+        u, v    the two columns and the two rows of a square's points [pix], (2, n)
         light   of its four points (2, 2, n), rows first
 
-        The points of a square no larger than a cell lie in one cell: they are laid together, m = n. Those of
-        a larger one are laid one by one, m = 4 n.
+        A point's light goes to 3 x 3 cells. The points of a square no larger than a cell share these; those
+        of
+        a square of two cells share 4 x 4, with the same weights in every square; others are laid one by one.
         """
-        xp, width = self.xp, canvas.columns + 2
-        column, across = self._spline(nodes[0])
-        row, along = self._spline(nodes[1])
-        if CELLS_PER_PIXEL * size <= 1.0:
-            low, high = across[:, 0, None] * light[:, 0], across[:, 1, None] * light[:, 1]
-            rows = low + high
+        xp, width, cells = self.xp, canvas.columns + 2, CELLS_PER_PIXEL * size
+        if cells == 2.0:
+            first = self._spline(v[0])[0] * width + self._spline(u[0])[0]
+            mixed = self._array(_pair_weights()) @ xp.reshape(light, (4, -1))
+            return xp.reshape(first + canvas.steps(xp, 4), (-1,)), xp.reshape(mixed, (-1,))
+        (column, across), (row, along) = self._spline(u), self._spline(v)
+        if cells < 2.0:
+            rows = across[:, 0, None] * light[:, 0] + across[:, 1, None] * light[:, 1]
             weight = along[:, 0, None] * rows[:, 0] + along[:, 1, None] * rows[:, 1]
-            return part, row[0] * width + column[0], xp.reshape(weight, (9, -1))
-        weight = along[:, None, :, None] * across[None, :, None] * light
-        cell = xp.reshape(row[:, None] * width + column, (-1,))
-        return xp.tile(part, (4,)), cell, xp.reshape(weight, (9, -1))
+            first = row[0] * width + column[0]
+        else:
+            weight = along[:, None, :, None] * across[None, :, None] * light
+            first = xp.reshape(row[:, None] * width + column, (-1,))
+        return xp.reshape(first + canvas.steps(xp, 3), (-1,)), xp.reshape(weight, (-1,))
 
     def _spline(self, position: Array) -> tuple[Array, Array]:
-        """First of the three padded cells that a position [pix] is laid on, and their weights."""
-        xp = self.xp
-        t = CELLS_PER_PIXEL * (position + (0.5 + MARGIN_PIX))
-        nearest = xp.floor(t)
-        d = t - nearest - 0.5
-        weights = xp.stack([0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2])
-        return xp.astype(nearest, xp.int64), weights
+        """First of the three padded cells that a position [pix] is laid on, and their weights (3, ...)."""
+        t = CELLS_PER_PIXEL * position + CELLS_PER_PIXEL * (0.5 + MARGIN_PIX)
+        first = self.xp.floor(t)
+        d = t - first
+        low = 0.5 - d * (1.0 - 0.5 * d)
+        high = 0.5 * d * d
+        return self.xp.astype(first, self.xp.int64), self.xp.stack([low, 1.0 - low - high, high])
 
     def _observe(self, light: Array, batch: ArcBatch) -> Array:
         """Apply the kernels to light in cells and read the result at the pixel centres: (n, band, y, x).
@@ -366,11 +374,11 @@ class Renderer:
         """
         spectra, grid = batch.response.spectrum[batch.psf], batch.response.grid
         if self.xp is not np:
-            return self._seen(light, spectra, grid)[..., : batch.shape[0], : batch.shape[1]]
-        seen = [self._seen(layers, spectrum, grid) for layers, spectrum in zip(light, spectra, strict=True)]
-        return np.stack(seen)[..., : batch.shape[0], : batch.shape[1]]
+            return self._seen(light, spectra, grid, batch.shape)
+        each = zip(light, spectra, strict=True)
+        return np.stack([self._seen(layers, spectrum, grid, batch.shape) for layers, spectrum in each])
 
-    def _seen(self, light: Array, spectrum: Array, grid: tuple[int, int]) -> Array:
+    def _seen(self, light: Array, spectrum: Array, grid: tuple[int, int], shape: tuple[int, int]) -> Array:
         """(..., layer, cell rows, cell columns) and (..., band, rows, columns) to (..., band, y, x)."""
         rows, columns = grid
         wide = self._fft("rfft", light, CELLS_PER_PIXEL * columns, axis=-1)
@@ -384,7 +392,8 @@ class Renderer:
         product = fine * spectrum
         if oversampled:
             product = _folded(self.xp, product, rows, columns)
-        return self._fft("irfft", self._fft("ifft", product, rows, axis=-2), columns, axis=-1)
+        lines = self._fft("ifft", product, rows, axis=-2)[..., : shape[0], :]
+        return self._fft("irfft", lines, columns, axis=-1)[..., : shape[1]]
 
     def _fft(self, name: str, values: Array, length: int, *, axis: int) -> Array:
         """SciPy's transforms keep single precision and are faster than NumPy's."""
@@ -423,14 +432,12 @@ class _Canvas:
 
     rows, columns   without the ring that the spline's tails need
     coarse_u, coarse_v   middles of the coarsest squares [pix]
-    steps           from the first of nine cells to each, in the padded grid
     """
 
     rows: int
     columns: int
     coarse_u: FloatArray
     coarse_v: FloatArray
-    steps: npt.NDArray[np.int64]
 
     @classmethod
     @lru_cache(maxsize=16)
@@ -438,8 +445,12 @@ class _Canvas:
         height, width = (-(-(n + 2 * MARGIN_PIX) // COARSEST_PIX) for n in shape)
         v, u = (COARSEST_PIX * (np.arange(n) + 0.5) - 0.5 - MARGIN_PIX for n in (height, width))
         cells = CELLS_PER_PIXEL * COARSEST_PIX
-        steps = (cells * width + 2) * np.repeat(np.arange(3), 3) + np.tile(np.arange(3), 3)
-        return cls(cells * height, cells * width, np.tile(u, height), np.repeat(v, width), steps)
+        return cls(cells * height, cells * width, np.tile(u, height), np.repeat(v, width))
+
+    def steps(self, xp: Any, side: int) -> Array:
+        """From the first of side x side cells to each of them, in the padded grid, (side^2, 1)."""
+        along = xp.arange(side)
+        return xp.reshape((self.columns + 2) * along[:, None] + along, (-1, 1))
 
     @property
     def padded_size(self) -> int:
@@ -488,6 +499,35 @@ class _View:
     def lens(self, part: Array) -> Lens:
         """The lens of each part."""
         return _taken(self.lenses, part)
+
+    def reach(self, u: Array, v: Array, part: Array, side: float) -> Array:
+        """How far [local unit] the corners of squares of a side [arcsec] may land from their middles."""
+        around = math.sqrt(2.0) * side  # the square is turned in the lens's frame
+        grown = stretch_bound(*self.position(u, v, part), around, self.lens(part))
+        return math.sqrt(0.5) * side * grown / self.shape.unit[part]
+
+
+@lru_cache(maxsize=1)
+def _pair_weights() -> FloatArray:
+    """What each of 4 x 4 cells gets of the four points of a square of 2 x 2 cells: (16, 4)."""
+    offset = CELLS_PER_PIXEL * (0.5 / CELLS_PER_PIXEL - _GAUSS)  # of a point from its cell's middle
+    spline = 0.5 * (0.5 - offset) ** 2, 0.75 - offset**2, 0.5 * (0.5 + offset) ** 2
+    low, high = np.array([*spline, 0.0]), np.array([0.0, *spline[::-1]])
+    taps = np.stack([low, high], axis=1)
+    return np.asarray(np.einsum("jv,iu->jivu", taps, taps).reshape(16, 4))
+
+
+def _where(xp: Any, mask: Array) -> Array:
+    return xp.nonzero(mask)[0]
+
+
+def _taken_last(xp: Any, values: Array, index: Array) -> Array:
+    return xp.take(values, index, axis=-1)
+
+
+def _largest_of_four(values: Array) -> Array:
+    xp = array_namespace(values)
+    return xp.maximum(xp.maximum(values[0, 0], values[0, 1]), xp.maximum(values[1, 0], values[1, 1]))
 
 
 def _mean_of_four(values: Array) -> Array:
@@ -548,6 +588,17 @@ def _moved(shift: FloatArray, rows: int, columns: int, oversampling: int) -> npt
     fx = np.fft.rfftfreq(oversampling * columns, 1.0 / oversampling)
     turns = shift[:, 1, None, None] * fy[:, None] + shift[:, 0, None, None] * fx
     return np.asarray(np.exp(-2j * np.pi * turns))
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Let the C library keep what rays' temporaries free, once per process.
+
+    glibc gives blocks beyond a threshold back to the system at once and faults them in again page by page, a
+    third of the time spent here. The threshold rises to the largest block ever freed (at most 32 MiB): one
+    such block, never touched, does it. Elsewhere this does nothing.
+    """
+    del [np.empty(31 * 2**20, dtype=np.uint8)][0]
 
 
 def _alike(tasks: Sequence[ArcTask], at_once: int) -> Iterator[list[int]]:
