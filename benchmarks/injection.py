@@ -278,10 +278,10 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Rendering lensed arcs, against lenstronomy and caustics.")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--systems", type=int, default=48)
+    parser.add_argument("--systems", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--accuracy", type=int, default=200)
-    parser.add_argument("--pairs", type=int, default=8000, help="of the job timed with two workers")
+    parser.add_argument("--pairs", type=int, default=20000, help="of the job timed with two workers")
     parser.add_argument("--device", help="also render with PyTorch there: cuda, cpu")
     options = parser.parse_args()
     with threadpool_limits(1):
