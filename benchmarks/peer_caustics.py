@@ -24,6 +24,7 @@ from scipy import special
 
 from benchmarks.peer_lenstronomy import summary
 from benchmarks.reference import SIDE, System, peer_kernel
+from darkhaloscope.injection.lens import ISOTHERMAL
 from darkhaloscope.injection.source import Sersic
 from darkhaloscope.survey.populations import FieldPsf
 from darkhaloscope.survey.profiles import sersic_bn
@@ -159,6 +160,9 @@ def accuracy(
 def _parameters(system: System, band: int, kernel_sum: float) -> list[float]:
     """One row of a batch: lens, shear and parts in caustics' order, positions from the stamp's middle."""
     middle, lens = 0.5 * (SIDE - 1), system.truth.lens
+    if lens.gamma != ISOTHERMAL:
+        message = f"the SIE rendered by caustics has no slope {lens.gamma}"
+        raise ValueError(message)
     x = (system.x_center_pix - middle) * PIXEL_SCALE_ARCSEC
     y = (system.y_center_pix - middle) * PIXEL_SCALE_ARCSEC
     row = [x + lens.x, y + lens.y, lens.q, lens.phi, lens.theta_e]

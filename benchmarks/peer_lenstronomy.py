@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.reference import SIDE, System, exact_radius, peer_kernel
-from darkhaloscope.injection.lens import ellipticity_from_axis
+from darkhaloscope.injection.lens import ISOTHERMAL, ellipticity_from_axis
 from darkhaloscope.injection.source import Part
 from darkhaloscope.survey.populations import FieldPsf
 from darkhaloscope.survey.release import PIXEL_SCALE_ARCSEC, ZERO_POINT
@@ -198,7 +198,10 @@ def _lens_arguments(system: System, profile: str, x: float, y: float) -> Argumen
     x, y = x + lens.x, y + lens.y
     mass = {"theta_E": lens.theta_e, "e1": e1, "e2": e2, "center_x": x, "center_y": y}
     if profile != "SIE":
-        mass["gamma"] = getattr(lens, "gamma", 2.0)
+        mass["gamma"] = lens.gamma
+    elif lens.gamma != ISOTHERMAL:
+        message = f"SIE has no slope {lens.gamma}: use a setting with EPL"
+        raise ValueError(message)
     return [mass, {"gamma1": lens.gamma1, "gamma2": lens.gamma2, "ra_0": x, "dec_0": y}]
 
 

@@ -5,21 +5,19 @@ what to render. Conventions: x is the column, y the row, pixel centres at intege
 arcsec from the target, fluxes in nanomaggies.
 
 **The image.** Lensed surface brightness, convolved with the continuous effective PSF, read at the pixel
-centres, times the pixel area. The pixel's own response is in the PSF and nowhere else. The PSF is the
-Moffat of
-`survey.psf.moffat_kernel`, cut off at a square of whole native pixels and normalised so that its samples on
-native pixels sum to one; or a native kernel, continued between its samples by its band-limited interpolation.
-The edge of the square: light takes part in a pixel's value if the pixel it falls in is at most half a kernel
-away.
+centres, times the pixel area. The pixel's own response is in the PSF and nowhere else. The PSF is the Moffat
+of `survey.psf.moffat_kernel`, cut off at a square of whole native pixels and normalised so that its samples
+on native pixels sum to one; or a native kernel, continued between its samples by its band-limited
+interpolation. The edge of the square: light takes part in a pixel's value if the pixel it falls in is at most
+half a kernel away.
 
 **The integration.** Squares of the sky are quartered until a tensor Gauss rule and the same rule on the four
 quarters agree. All squares together give one image, their quarters a second one of doubled sampling; the
 second is returned with the largest difference between the two.
 
 **The convolution.** Light within one pixel acts through the PSF at sub-pixel offsets. The PSF as a function
-of
-the offset is smooth, so it is interpolated from its values at Chebyshev nodes of the pixel, and light is laid
-on the nodes with the Lagrange weights of its position: as many native convolutions as there are nodes.
+of the offset is smooth, so it is interpolated from its values at Chebyshev nodes of the pixel, and light is
+laid on the nodes with the Lagrange weights of its position: as many native convolutions as there are nodes.
 """
 
 import math
@@ -437,9 +435,8 @@ def hard_systems(n: int, seed: int) -> list[System]:
     """Compact and cuspy sources at folds and cusps of the caustic, n of them.
 
     Half-light radii of 0.1" to 0.3", index 1, 2.5, 4 or anything between .5 and 4, axis ratios .3 to 1 of
-    light
-    and mass, theta_E .5" to 2.5", shear to .1, PSF FWHM .8" to 1.4". Every other source is at a cusp, the
-    others anywhere on the caustic; each up to half its radius inside or outside.
+    light and mass, theta_E .5" to 2.5", shear to .1, Moffat FWHM .8" to 1.4". Half of the sources are at a
+    cusp, the others anywhere on the caustic; each up to half its radius inside or outside.
     """
     return [_hard_system(k, seed) for k in range(n)]
 
