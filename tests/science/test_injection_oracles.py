@@ -354,7 +354,7 @@ def test_arc_turns_with_the_pixels():
     image = render_arc(lens, source, Frame((64, 64), 31.2, 30.9, PIXEL), kernel).image[0]
     other = render_arc(turned, rolled, Frame((64, 64), 63 - 30.9, 31.2, PIXEL), kernel).image[0]
     # (x, y) -> (-y, x): rows become columns, read backwards.
-    np.testing.assert_allclose(other, image.T[:, ::-1], atol=1e-6 * image.max())
+    np.testing.assert_allclose(other, image.T[:, ::-1], atol=5e-6 * image.max())
 
 
 def test_photon_noise_has_the_coadd_s_variance_per_pixel_and_in_large_sums():

@@ -31,6 +31,9 @@ _NOTHING = 1e-30
 _BLIND = 10.0
 """Squares that do not resolve a source at all come in numbers: each counts as so many times its error."""
 
+_GRAINY = 8.0
+"""A shape of any kind may have structure everywhere, as noise has: the errors of its many squares add up."""
+
 _FIRST = np.zeros(1, dtype=np.intp)
 
 DISC_INDEX, BULGE_INDEX = 1.0, 4.0
@@ -270,7 +273,7 @@ class Alone:
 
     def sampling_error(self, u: Array, v: Array, reach: Array, shape: Array, least: float) -> Array:  # noqa: ARG002
         """As `Morphology.sampling_error`; `least` concerns wide wings, which no such shape has."""
-        return self.shape.sampling_error(u + self.shape.x, v + self.shape.y, reach)
+        return _GRAINY * self.shape.sampling_error(u + self.shape.x, v + self.shape.y, reach)
 
 
 def stacked(shapes: Sequence[Sersic | Morphology]) -> Iterator[tuple[npt.NDArray[np.intp], Stack]]:
