@@ -13,7 +13,7 @@ from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.imaging import shot_noise
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.injection.nuisance import Nuisances, Rate
-from darkhaloscope.injection.recipe import HybridShapes, RealShapes, Recipe
+from darkhaloscope.injection.recipe import HybridShapes, RealShapes, Recipe, Sources
 from darkhaloscope.stamps.stamp import decode_planes
 
 GEN7 = Inject(seed=1, recipe=Recipe(lineage="gen7", shapes=HybridShapes()))
@@ -110,6 +110,10 @@ def test_real_galaxies_are_lensed_with_their_own_colours(hosts):
     gained = 10 ** (0.4 * (column(out, "source_mag_r") - column(out, "lensed_mag_r")))
     np.testing.assert_allclose(gained, column(out, "magnification"), rtol=1e-3)
     assert np.median(column(out, "magnification")) == pytest.approx(3.0, rel=0.3)
+    steeper = recipe.model_copy(update={"sources": Sources(size_slope=-0.16)})
+    resized = Inject(seed=1, recipe=steeper).run(hosts(24))
+    assert resized.column("source_id").equals(out.column("source_id"))
+    assert not np.array_equal(column(resized, "R_sersic_arcsec"), column(out, "R_sersic_arcsec"))
     alone = Inject(seed=1, recipe=recipe).run(hosts(24).slice(5, 1))
     assert alone.equals(out.slice(5, 1))
 

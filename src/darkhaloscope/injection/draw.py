@@ -286,7 +286,7 @@ def _draw_source(
     """(smooth component, source, half-light radius [arcsec]) at a place in the source plane."""
     shapes, prior = recipe.shapes, recipe.sources
     if light.galaxy is not None and isinstance(shapes, RealShapes):
-        return _place_galaxy(x, y, light, _catalog(shapes), rng)
+        return _place_galaxy(x, y, light, _catalog(shapes), rng, slope=prior.size_slope)
     median = math.log10(prior.size_at_24) + prior.size_slope * (light.mag[1] - 24.0)
     spread = prior.size_scatter * rng.standard_normal(recipe.max_draws)
     size = _first(10.0 ** (median + spread), prior.size.low, prior.size.high)
@@ -302,11 +302,11 @@ def _draw_source(
 
 
 def _place_galaxy(
-    x: float, y: float, light: _Light, catalog: RealGalaxyCatalog, rng: np.random.Generator
+    x: float, y: float, light: _Light, catalog: RealGalaxyCatalog, rng: np.random.Generator, *, slope: float
 ) -> tuple[None, Source, float]:
     facts = light.galaxy
     assert facts is not None  # noqa: S101 - the caller's condition, for the type checker
-    factor = catalog.size_factor(facts.index, light.mag[1])
+    factor = catalog.size_factor(facts.index, light.mag[1], slope=slope)
     flip, phi = bool(rng.random() < 0.5), 2.0 * math.pi * rng.random()
     shape = catalog.galaxy(facts.index).placed(x=x, y=y, phi=phi, flip=flip, magnify=factor)
     flux = tuple(float(f) for f in to_nmgy(np.asarray(light.mag)))

@@ -28,6 +28,7 @@ from darkhaloscope.injection.imaging import shot_noise
 from darkhaloscope.stamps.measure import outer_mask
 from darkhaloscope.stamps.stamp import Stamp
 from darkhaloscope.survey import priors as sky
+from darkhaloscope.survey.calibrate import track_cover
 from darkhaloscope.survey.distributions import (
     LogNormal,
     Normal,
@@ -180,12 +181,7 @@ class Track:
 
     def cover(self, shape: tuple[int, ...]) -> FloatArray:
         """Its pixels (y, x), brightest 1: a line a pixel wide, anti-aliased, which no PSF has seen."""
-        dx, dy = np.arange(shape[1])[None, :] - self.x, np.arange(shape[0])[:, None] - self.y
-        along = np.cos(self.angle) * dx + np.sin(self.angle) * dy
-        across = np.cos(self.angle) * dy - np.sin(self.angle) * dx
-        distance = np.hypot(np.maximum(np.abs(along) - 0.5 * self.length_pix, 0.0), across)
-        share = np.maximum(1.0 - distance, 0.0)
-        return np.asarray(share / share.max())
+        return track_cover(shape, x=self.x, y=self.y, angle=self.angle, length_pix=self.length_pix)
 
 
 @dataclass(frozen=True)

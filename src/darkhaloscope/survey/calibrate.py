@@ -637,7 +637,7 @@ def _found_again(
 
 
 def track_cover(shape: tuple[int, ...], *, x: float, y: float, angle: float, length_pix: float) -> Numbers:
-    """A track as `injection.nuisance.Track` draws it, brightest pixel 1: (y, x)."""
+    """A cosmic ray's track (y, x), brightest pixel 1: a line a pixel wide, anti-aliased, before any PSF."""
     dx, dy = np.arange(shape[1])[None, :] - x, np.arange(shape[0])[:, None] - y
     along = np.cos(angle) * dx + np.sin(angle) * dy
     across = np.cos(angle) * dy - np.sin(angle) * dx
