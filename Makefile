@@ -26,6 +26,7 @@ $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install --quiet --no-deps lenscat  # a table of known lenses; its own dependencies are not needed
 	@touch $(READY)
 
 clean:

@@ -32,7 +32,26 @@ REJECTS = (
     "below_snr_floor",
     "gain_out_of_bounds",
     "no_source",
+    "known_lens",
+    "no_brick",
+    "wrong_release",
+    "missing_map",
+    "damaged_file",
+    "brick_edge",
+    "too_few_exposures",
+    "outside_footprint",
+    "truncated",
+    "not_fits",
+    "clipped",
+    "off_target",
+    "service_failed",
 )
+"""Why a row has no pixels. The last six say what a cutout service sent instead of a cutout."""
+
+EVIDENCE = ("spec_two_z", "spec_lens_z", "confident", "probable", "candidate")
+"""What a published lens rests on, strongest first: redshifts of lens and source; of the lens; a grade."""
+CHANNELS = ("spectroscopic", "ground_ml", "ground_visual", "space", "quasar", "unknown")
+"""How a lens was found; recall on one channel says nothing of another."""
 
 
 @dataclass(frozen=True)
@@ -277,31 +296,78 @@ _IDENTITY = (
     Column("group", _S, "What a split never cuts: 'cell:N', or 'host:ID' without a position."),
 )
 
+_TRACTOR_IDENTITY = (
+    Column(
+        "tractor_release",
+        _I,
+        "The Tractor's RELEASE: with brickid and objid it names one catalogue object.",
+        nullable=True,
+        at_least=0,
+    ),
+    Column("brickid", _I, "The Tractor's BRICKID.", nullable=True, at_least=0),
+    Column("objid", _I, "The Tractor's OBJID.", nullable=True, at_least=0),
+)
+_CATALOGUE = (
+    Column("z", _F, "Redshift.", nullable=True, at_least=0),
+    Column("sigma_v_kms", _F, "Velocity dispersion.", "km/s", nullable=True, at_least=0),
+    Column("type", _S, "Tractor morphological type.", nullable=True),
+    *_per_band("flux", _F, "Total flux", "nmgy", nullable=True),
+    Column("sersic", _F, "Sérsic index.", nullable=True),
+    Column("shape_r", _F, "Half-light radius along the major axis.", "arcsec", nullable=True, at_least=0),
+    Column(
+        "shape_e1", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
+    ),
+    Column(
+        "shape_e2", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
+    ),
+)
+
+TARGETS = Table(
+    name="targets",
+    version=1,
+    doc="Where stamps are wanted: one row per survey object, lens or look-alike, before any pixel is read.",
+    key="target_id",
+    columns=(
+        *_IDENTITY,
+        *_TRACTOR_IDENTITY,
+        *_CATALOGUE,
+        *_per_band("psfsize", _F, "PSF FWHM as the catalogue gives it", "arcsec", nullable=True),
+        *_per_band("psfdepth", _F, "PSF depth as inverse variance", "1/nmgy^2", nullable=True),
+        *_per_band("nexp", _H, "Number of exposures (the Tractor's nobs)", nullable=True),
+        Column("maskbits", _L, "The catalogue's MASKBITS at the object's centre.", nullable=True),
+        Column("ebv", _F, "Galactic reddening E(B-V), SFD98.", "mag", nullable=True),
+        Column("theta_e_arcsec", _F, "Einstein radius of a known lens.", "arcsec", nullable=True, at_least=0),
+        Column("source", _S, "Table it was read from, with its checksum."),
+        Column(
+            "reject",
+            _S,
+            "Why no stamp shall be made of it; null when one shall.",
+            nullable=True,
+            one_of=REJECTS,
+        ),
+    ),
+)
+
 STAMPS = Table(
     name="stamps",
-    version=1,
+    version=2,
     doc="One row per survey target: its pixels, its PSF, and its catalogue row under the Tractor's names.",
     key="target_id",
     columns=(
         *_IDENTITY,
-        Column("z", _F, "Redshift.", nullable=True, at_least=0),
-        Column("sigma_v_kms", _F, "Velocity dispersion.", "km/s", nullable=True, at_least=0),
-        Column("type", _S, "Tractor morphological type.", nullable=True),
-        *_per_band("flux", _F, "Total flux", "nmgy", nullable=True),
-        Column("sersic", _F, "Sérsic index.", nullable=True),
-        Column("shape_r", _F, "Half-light radius along the major axis.", "arcsec", nullable=True, at_least=0),
-        Column(
-            "shape_e1", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
-        ),
-        Column(
-            "shape_e2", _F, "Tractor ellipticity, modulus (a-b)/(a+b).", nullable=True, at_least=-1, at_most=1
-        ),
+        *_TRACTOR_IDENTITY,
+        *_CATALOGUE,
         Column("light_q", _F, "Axis ratio of the light.", nullable=True, at_least=0, at_most=1),
         Column("light_phi_rad", _F, "Major axis of the light, +x to +y.", "rad", nullable=True),
         *_per_band("psfsize", _F, "PSF FWHM as the survey gives it", "arcsec"),
         *_per_band("psfdepth", _F, "PSF depth as inverse variance (the Tractor's meaning)", "1/nmgy^2"),
         *_per_band("nexp", _H, "Number of exposures", nullable=True),
-        Column("psf_source", _S, "Where the PSF comes from.", one_of=("model", "assumed", "measured")),
+        Column(
+            "psf_source",
+            _S,
+            "Where the PSF comes from. psfsize: a Moffat of the FWHM that the survey's map gives here.",
+            one_of=("model", "assumed", "measured", "psfsize"),
+        ),
         Column(
             "noise_source",
             _S,
@@ -529,15 +595,27 @@ SCORES = Table(
 
 ANCHORS = Table(
     name="anchors",
-    version=1,
-    doc="Known lenses, as published.",
+    version=2,
+    doc="Known lenses, as published; one row per system.",
     key="name",
     columns=(
         Column("name", _S, "Published name."),
         Column("ra_deg", _D, "Right ascension.", "deg", at_least=0, at_most=360),
         Column("dec_deg", _D, "Declination.", "deg", at_least=-90, at_most=90),
         Column("theta_e_arcsec", _F, "Einstein radius.", "arcsec", nullable=True, at_least=0),
-        Column("source", _S, "Table it was read from, with its checksum."),
+        Column("z_lens", _F, "Deflector redshift.", nullable=True, at_least=0),
+        Column("z_source", _F, "Source redshift.", nullable=True, at_least=0),
+        Column("sigma_v_kms", _F, "Velocity dispersion of the deflector.", "km/s", nullable=True, at_least=0),
+        Column("grade", _S, "Grade as the table gives it.", nullable=True),
+        Column("evidence", _S, "What the claim rests on.", one_of=EVIDENCE),
+        Column("channel", _S, "How it was found.", one_of=CHANNELS),
+        Column("ref", _S, "Publication that the table names for it.", nullable=True),
+        Column("also", _S, "Other names of the same system, joined by ';'.", nullable=True),
+        Column("source", _S, "Tables it was read from, with their checksums."),
+        *_TRACTOR_IDENTITY,
+        Column("match_arcsec", _F, "Distance to the survey source.", "arcsec", nullable=True, at_least=0),
+        Column("type", _S, "Tractor type of the survey source.", nullable=True),
+        *_per_band("flux", _F, "Flux of the survey source", "nmgy", nullable=True),
         Column("host_domain", _S, "real or mock.", one_of=DOMAINS),
         Column("arc_domain", _S, "real or mock.", one_of=DOMAINS),
     ),
@@ -545,7 +623,7 @@ ANCHORS = Table(
 
 CONTAMINANTS = Table(
     name="contaminants",
-    version=1,
+    version=2,
     doc="Look-alikes by class.",
     key="name",
     columns=(
@@ -553,8 +631,17 @@ CONTAMINANTS = Table(
         Column("ra_deg", _D, "Right ascension.", "deg", at_least=0, at_most=360),
         Column("dec_deg", _D, "Declination.", "deg", at_least=-90, at_most=90),
         Column("category", _S, "Class.", one_of=CATEGORIES),
+        Column(
+            "size_arcsec",
+            _F,
+            "Apparent diameter where the table gives it.",
+            "arcsec",
+            nullable=True,
+            at_least=0,
+        ),
+        Column("source", _S, "Table it was read from, with its checksum."),
         Column("host_domain", _S, "real or mock.", one_of=DOMAINS),
     ),
 )
 
-HOUSE_TABLES = (BRICKS, STAMPS, PAIRED_STAMPS, SPLITS, SCORES, ANCHORS, CONTAMINANTS)
+HOUSE_TABLES = (BRICKS, TARGETS, STAMPS, PAIRED_STAMPS, SPLITS, SCORES, ANCHORS, CONTAMINANTS)

@@ -43,6 +43,15 @@ _LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0), "z": (0.0, np.inf), "sigma_
 
 
 @dataclass(frozen=True, eq=False)
+class ExtraBand:
+    """A band beyond g r z (i, where a release has it): image, invvar (y, x), PSF (k, k); units as Cutout."""
+
+    image: Image
+    invvar: Image
+    psf: Image
+
+
+@dataclass(frozen=True, eq=False)
 class Cutout:
     """Pixels around one target, in whatever size they came.
 
@@ -52,6 +61,7 @@ class Cutout:
     x_center_pix, y_center_pix   the target, 0-based [pix]
     pixel_scale_arcsec           [arcsec/pix]
     row             catalogue columns of the STAMPS table
+    extra           further bands by name
     """
 
     image: Image
@@ -62,6 +72,7 @@ class Cutout:
     y_center_pix: float
     pixel_scale_arcsec: float
     row: dict[str, Any]
+    extra: Mapping[str, ExtraBand] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,8 @@ import astropy_healpix.healpy as healpix
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from darkhaloscope.contracts.errors import ConfigError
+
 Numbers = NDArray[np.float64]
 
 BANDS = ("g", "r", "z")
@@ -25,7 +27,65 @@ ZERO_POINT = 22.5
 CELL_NSIDE = 64
 """HEALPix resolution of the cells that splits never cut; 0.92 deg on a side, nested order."""
 
+EXTRA_BANDS = ("i",)
+"""Bands beyond g r z that some releases have."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One half of a data release. North (BASS and MzLS) and south (DECam) differ in camera, PSF and depth.
+
+    name     as configuration and stamps call it
+    number   of the data release
+    region   north or south: the folder of the survey's tree
+    codes    values of the Tractor's RELEASE and of DRVERSIO in its coadds' headers
+    layer    of the sky viewer's cutout service
+    """
+
+    name: str
+    number: int
+    region: str
+    codes: tuple[int, ...]
+    layer: str
+
+    @property
+    def has_i(self) -> bool:
+        """Whether the release has i-band coadds."""
+        return self.number >= 10 and self.region == "south"
+
+
 DR10_SOUTH = "dr10-south"
+RELEASES: Mapping[str, Release] = MappingProxyType(
+    {
+        release.name: release
+        for release in (
+            Release("dr6-north", 6, "north", (6000,), "mzls+bass-dr6"),
+            Release("dr7-south", 7, "south", (7000,), "decals-dr7"),
+            Release("dr8-north", 8, "north", (8001,), "ls-dr8-north"),
+            Release("dr8-south", 8, "south", (8000,), "ls-dr8-south"),
+            Release("dr9-north", 9, "north", (9011,), "ls-dr9-north"),
+            Release("dr9-south", 9, "south", (9010, 9012), "ls-dr9-south"),
+            Release(DR10_SOUTH, 10, "south", (9999, 10000, 10001, 10002, 10300), "ls-dr10-south"),
+            Release("dr11-north", 11, "north", (11001,), "ls-dr11-north"),
+            Release("dr11-south", 11, "south", (11000, 11002), "ls-dr11-south"),
+        )
+    }
+)
+"""Releases by name. DR11's codes continue the pattern of the earlier ones and are not confirmed."""
+
+
+def find_release(name: str, where: str = "--release") -> Release:
+    """The release of a name; ConfigError that lists the known ones."""
+    if name not in RELEASES:
+        raise ConfigError(where, "", f"'{name}' is unknown", ", ".join(RELEASES))
+    return RELEASES[name]
+
+
+def release_of(code: int) -> Release | None:
+    """The release that a Tractor RELEASE or a DRVERSIO belongs to, or None."""
+    return next((release for release in RELEASES.values() if code in release.codes), None)
+
+
 SYNTHETIC_RELEASE = "synthetic-dr10-south"
 """What the synthetic sky calls itself: it imitates DR10-south and must not be mistaken for it."""
 
@@ -77,6 +137,9 @@ MASK_BITS: Mapping[str, int] = MappingProxyType(
         "MEDIUM": 0x800,
         "GALAXY": 0x1000,
         "CLUSTER": 0x2000,
+        "SATUR_I": 0x4000,
+        "ALLMASK_I": 0x8000,
+        "SUB_BLOB": 0x10000,
     }
 )
 """Coadd mask bits by name. A real file's own header (MBIT_n) goes before this list."""
