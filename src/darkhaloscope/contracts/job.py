@@ -27,6 +27,8 @@ class Job(Frozen):
     reads: ClassVar[Table]
     writes: ClassVar[Table]
     columns: ClassVar[tuple[str, ...] | None] = None
+    whole_shards: ClassVar[bool] = False
+    """Whether a batch is a whole shard: for a job that opens something once for neighbouring rows."""
 
     job: str
 
@@ -47,7 +49,7 @@ def execute_shard(job: Job, source: Dataset, writer: Writer, key: str, batch_row
     """
     rows = source.read_shard(key, columns=job.columns)
     pieces = []
-    for batch in batches(rows, batch_rows):
+    for batch in batches(rows, max(rows.num_rows, 1) if job.whole_shards else batch_rows):
         try:
             pieces.append(job.writes.conform(job.run(batch), where=f"output of job '{job.job}'"))
         except Exception as error:

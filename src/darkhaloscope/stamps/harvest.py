@@ -61,11 +61,12 @@ class HarvestSky(Job):
 
 
 def _sky_row(cutout: Cutout) -> dict[str, Any]:
-    return cutout.row | _pixel_columns(cutout) | {"psf_source": "model", "noise_source": "model"}
+    return cutout.row | pixel_columns(cutout) | {"psf_source": "model", "noise_source": "model"}
 
 
-def _pixel_columns(cutout: Cutout) -> dict[str, Any]:
-    return Stamp(
+def pixel_columns(cutout: Cutout) -> dict[str, Any]:
+    """The columns of STAMPS that hold pixels and their geometry; further bands stand beside g r z."""
+    columns = Stamp(
         image=np.asarray(cutout.image, dtype=np.float32),
         invvar=np.asarray(cutout.invvar, dtype=np.float32),
         mask=cutout.mask,
@@ -73,8 +74,13 @@ def _pixel_columns(cutout: Cutout) -> dict[str, Any]:
         x_center_pix=cutout.x_center_pix,
         y_center_pix=cutout.y_center_pix,
         pixel_scale_arcsec=cutout.pixel_scale_arcsec,
-        where=str(cutout.row["target_id"]),
+        where=str(cutout.row.get("target_id", "stamp")),
     ).to_row()
+    for kind, column in (("image", "stamp_npz"), ("invvar", "invvar_npz"), ("psf", "psf_npz")):
+        further = {f"{kind}_{band}": getattr(extra, kind) for band, extra in cutout.extra.items()}
+        if further:
+            columns[column] = with_planes(columns[column], further)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def _real_row(
     full = invvar_from_blank(clean, sigma_w, scale) if real.invvar is None else real.invvar
     invvar, _, _ = crop(np.where(np.isfinite(full) & (full > 0.0), full, 0.0), size, x, y, where=real.where)
     cutout = Cutout(image, invvar, _mask(invvar), kernels, x_stamp, y_stamp, scale, row)
-    return row | _light_columns(clean, x, y, scale) | _pixel_columns(cutout) | {"reject": None}
+    return row | light_columns(clean, x, y, scale) | pixel_columns(cutout) | {"reject": None}
 
 
 def _reject(image: NDArray[Any]) -> str | None:
@@ -228,7 +234,7 @@ def _sky_columns(real: RealPixels, labels: dict[str, Any], x: float, y: float) -
     return {"ra_deg": ra, "dec_deg": dec, "cell": cell, "group": sky_group(cell, labels["host_id"])}
 
 
-def _light_columns(image: NDArray[Any], x: float, y: float, scale: float) -> dict[str, Any]:
+def light_columns(image: NDArray[Any], x: float, y: float, scale: float) -> dict[str, Any]:
     """Aperture fluxes, and the shape of the light as measured: not corrected for the PSF."""
     fluxes = aperture_fluxes(image, x, y, scale)
     found = adaptive_moments(detection_image(image), x, y, fixed_centre=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import StampError
 from darkhaloscope.stamps.npz import Blob, read_npz, shown, write_npz
-from darkhaloscope.survey.release import BANDS
+from darkhaloscope.survey.release import BANDS, SAME_PIX
 
 STAMP_SIZE = 64
 
@@ -126,7 +126,7 @@ def _crop_start(position: float, size: int, length: int, where: str) -> int:
         raise StampError(where, f"is {length} pixels wide, smaller than the {size} to be cut out")
     if not np.isfinite(position):
         raise StampError(where, "the position of the target is not a number")
-    wanted = int(np.ceil(position - size / 2))
+    wanted = int(np.ceil(position - size / 2 - SAME_PIX))
     start = min(max(wanted, 0), length - size)
     if abs(start - wanted) > _CROP_SLACK_PIX:
         raise StampError(where, f"a box of {size} pixels around {position:.1f} leaves the {length} pixels")
@@ -139,6 +139,12 @@ def encode_planes(prefix: str, cube: Float[np.ndarray, "band y x"]) -> bytes:
         raise StampError(f"{prefix} to be stored", f"must be floats (3, y, x), not {cube.dtype} {cube.shape}")
     planes = cube.astype("<f4")
     return write_npz({f"{prefix}_{band}": plane for band, plane in zip(BANDS, planes, strict=True)})
+
+
+def with_planes(blob: Blob, planes: Mapping[str, NDArray[Any]]) -> bytes:
+    """A blob with further planes beside its own, float32, under names such as ``image_i``."""
+    held = read_npz(blob, where="stamp to be stored")
+    return write_npz(held | {name: np.asarray(plane, dtype="<f4") for name, plane in planes.items()})
 
 
 def encode_mask(mask: NDArray[np.integer[Any]]) -> bytes:

@@ -21,6 +21,8 @@ BANDS = ("g", "r", "z")
 """Band order everywhere; axis 0 of an image."""
 
 PIXEL_SCALE_ARCSEC = 0.262
+SAME_PIX = 1.0e-6
+"""Positions this near are one: a target on a pixel's centre gives the same stamp by every WCS that has it."""
 ZERO_POINT = 22.5
 """AB magnitude of one nanomaggy."""
 
