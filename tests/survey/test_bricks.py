@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from benchmarks.mirror import Fault, brick_wcs, write_brick
+from tests.survey.bucket_server import bucket
 
-from darkhaloscope.contracts.errors import ConfigError, DataError
+from darkhaloscope.contracts.errors import ConfigError, CredentialsExpired, DataError
 from darkhaloscope.survey.brick_grid import brick_of
 from darkhaloscope.survey.bricks import WHOLE_PLANE_TARGETS, Mirror, read_brick
 from darkhaloscope.survey.cutouts import Cutout
@@ -183,3 +184,24 @@ def test_north_is_never_read_for_south(tmp_path):
 def test_a_root_that_is_no_place_says_so():
     with pytest.raises(ConfigError, match="is no place to read from"):
         read("gopher://somewhere/else", "0001p000", [0.1], [0.0])
+
+
+def test_a_bucket_gives_what_a_folder_gives(mirror):
+    root, name, ra, dec = mirror
+    with bucket(root) as address:
+        from_bucket = read(address, name, ra, dec)
+        assert read(address, "0001p000", [0.1], [0.0]) == ["no_brick"]
+    for one, other in zip(from_bucket, read(root, name, ra, dec), strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert np.array_equal(one.mask, other.mask)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "code"), [("ExpiredToken", CredentialsExpired, 3), ("AccessDenied", DataError, 1)]
+)
+def test_a_bucket_that_refuses_stops_the_run(mirror, refusal, error, code):
+    root, name, ra, dec = mirror
+    with bucket(root, refusal=refusal) as address, pytest.raises(error) as caught:
+        read(address, name, ra, dec)
+    assert caught.value.exit_code == code
+    assert "secret" not in str(caught.value)

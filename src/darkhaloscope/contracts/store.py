@@ -400,3 +400,26 @@ def write_rows(
         if key not in writer.committed():
             writer.commit(key, writer.table.conform(rows.slice(start, shard_rows), where=writer.where))
     return writer.finish(keys, job, mark, given)
+
+
+def write_tables(
+    writer: Writer,
+    shards: Iterable[pa.Table],
+    *,
+    job: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Commit a stream of tables as a dataset, one shard each; never more than one is in memory.
+
+    The stream is taken from its start on every call; shards that stand already are passed over.
+    """
+    mark = fingerprint([dict(job), writer.table.name, writer.table.version])
+    given = dict(inputs or {})
+    writer.begin(job, mark, given)
+    done, keys = writer.committed(), []
+    for index, rows in enumerate(shards):
+        key = f"{index:06d}"
+        keys.append(key)
+        if key not in done:
+            writer.commit(key, writer.table.conform(rows, where=writer.where))
+    return writer.finish(keys, job, mark, given)

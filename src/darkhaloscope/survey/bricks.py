@@ -60,10 +60,9 @@ class Mirror:
 
     def files_of(self, brick: str) -> dict[str, str]:
         """Paths of a brick's coadds by what they are, e.g. ``image-g``; empty where there is none."""
-        files, _ = _filesystem(self.root)
         folder = self.folder_of(brick)
-        with _translated(folder):
-            listing = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        with _translated(self.root, folder):
+            listing = _listing(self.root, folder)
         found: dict[str, str] = {}
         stem = f"legacysurvey-{brick}-"
         for suffix in reversed(SUFFIXES):  # the compressed one wins where both are there
@@ -79,7 +78,7 @@ class Mirror:
         files, _ = _filesystem(self.root)
         if isinstance(files, fs.LocalFileSystem):
             return path
-        with _translated(path), files.open_input_stream(path) as stream:
+        with _translated(self.root, path), files.open_input_stream(path) as stream:
             return io.BytesIO(stream.read())
 
 
@@ -92,33 +91,57 @@ def _filesystem(root: str) -> tuple[fs.FileSystem, str]:
         files, path = fs.FileSystem.from_uri(root)
     except (OSError, ValueError, NotImplementedError) as error:
         problem = f"is no place to read from: {str(error).splitlines()[0]}"
-        raise ConfigError(root, "", problem, "a folder, or s3://bucket/prefix") from error
+        raise ConfigError(_without_secrets(root), "", problem, "a folder, or s3://bucket/prefix") from error
     return files, path.rstrip("/")
 
 
 @lru_cache(maxsize=8)
 def _coadd_folder(root: str, region: str) -> str:
     """The coadd folder of one region. A root may hold regions, or be one; it must not be the other one."""
-    files, path = _filesystem(root)
-    candidates = [f"{path}/{region}/coadd", f"{path}/coadd"]
-    with _translated(root):
-        for candidate in candidates:
-            if files.get_file_info(candidate).type == fs.FileType.Directory:
+    _, path = _filesystem(root)
+    for candidate in (f"{path}/{region}/coadd", f"{path}/coadd"):
+        with _translated(root, candidate):
+            if _listing(root, candidate):
                 return candidate
-    raise DataError(root, f"holds neither {region}/coadd nor coadd", "give the folder of a data release")
+    where = _without_secrets(root)
+    raise DataError(where, f"holds neither {region}/coadd nor coadd", "give the folder of a data release")
+
+
+def _listing(root: str, folder: str) -> list[Any]:
+    files, _ = _filesystem(root)
+    return list(files.get_file_info(fs.FileSelector(folder, allow_not_found=True)))
+
+
+def _without_secrets(root: str) -> str:
+    """An address as it may be printed."""
+    scheme, mark, rest = root.partition("://")
+    return scheme + mark + rest.rpartition("@")[2] if mark else root
 
 
 @contextmanager
-def _translated(where: str) -> Iterator[None]:
+def _translated(root: str, path: str) -> Iterator[None]:
     """A filesystem's errors as ours; expired credentials stop everything."""
     try:
         yield
     except OSError as error:
         text = str(error)
-        if "expired" in text.lower():
+        where = _without_secrets(root) if path == root else f"{_without_secrets(root)} {path}"
+        if "expired" in text.lower() or _session_has_expired(root):
             message = f"{where}: the credentials have expired: renew them, then run the same command again"
             raise CredentialsExpired(message) from error
         raise DataError(where, f"cannot be read: {text.splitlines()[0]}") from error
+
+
+def _session_has_expired(root: str) -> bool:
+    """Whether a listing says so: a refused object says nothing of why, its answer has no body."""
+    files, path = _filesystem(root)
+    if isinstance(files, fs.LocalFileSystem):
+        return False
+    try:
+        _listing(root, path)
+    except OSError as error:
+        return "expired" in str(error).lower()
+    return False
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from darkhaloscope.survey.brick_grid import brick_of
 from darkhaloscope.survey.release import Release, healpix_cell, sky_group
 
 SHARD_ROWS = 512
-"""A shard of targets is closed after the brick that takes it past this: 60 MB of stamps of 64 pixels."""
-MOST_ROWS = 2048
-"""A brick of more targets than this is read in pieces, to bound the memory of the worker that reads it."""
+"""A shard of targets holds whole bricks and no more rows than this: 60 MB of stamps of 64 pixels."""
+MOST_ROWS = 1024
+"""A brick of more targets than this is cut into several shards, to bound the memory of its reader."""
 _BUCKETS = 64
 
 
@@ -97,10 +97,10 @@ def by_brick(
         held: list[pa.Table] = []
         for bucket in buckets:
             for brick in _bricks_of(pq.read_table(bucket, schema=TARGETS.schema)):
-                held.append(brick)
-                if sum(piece.num_rows for piece in held) >= shard_rows:
+                if held and sum(piece.num_rows for piece in held) + brick.num_rows > shard_rows:
                     yield pa.concat_tables(held)
                     held = []
+                held.append(brick)
         if held:
             yield pa.concat_tables(held)
     finally:
