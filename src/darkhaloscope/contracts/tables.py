@@ -44,9 +44,10 @@ REJECTS = (
     "not_fits",
     "clipped",
     "off_target",
+    "not_native",
     "service_failed",
 )
-"""Why a row has no pixels. The last six say what a cutout service sent instead of a cutout."""
+"""Why a row has no pixels. The last seven say what a cutout service sent instead of a cutout."""
 
 EVIDENCE = ("spec_two_z", "spec_lens_z", "confident", "probable", "candidate")
 """What a published lens rests on, strongest first: redshifts of lens and source; of the lens; a grade."""

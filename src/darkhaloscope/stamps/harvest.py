@@ -18,7 +18,7 @@ from darkhaloscope.contracts.config import tagged
 from darkhaloscope.contracts.errors import DataError, StampError, naming
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, KINDS, STAMPS, Table
-from darkhaloscope.stamps.stamp import STAMP_SIZE, Stamp, crop
+from darkhaloscope.stamps.stamp import STAMP_SIZE, Stamp, crop, with_planes
 from darkhaloscope.survey.cutouts import Cutout, RealPixels, read_psf, read_real_pixels
 from darkhaloscope.survey.painting import paint_target
 from darkhaloscope.survey.photometry import (

@@ -58,6 +58,6 @@ def _bricks(
     row: NDArray[np.int64], column: NDArray[np.int64], columns: NDArray[np.int64], first: NDArray[np.int64]
 ) -> Bricks:
     ra = (column + 0.5) * 360.0 / columns[row]
-    dec = -90.0 + BRICK_SIDE_DEG * row
+    dec = np.asarray(-90.0 + BRICK_SIDE_DEG * row, dtype=np.float64)
     names = np.array([brick_name(a, d) for a, d in zip(ra, dec, strict=True)], dtype="U8")
     return Bricks(names, (first[row] + column + 1).astype(np.int32), ra, dec)

@@ -130,14 +130,22 @@ def read_psf(path: Path) -> Image:
 
 def check_psf(kernels: NDArray[Any], where: str) -> Image:
     """Kernels normalised to one; DataError unless they are (3, k, k), k odd, finite, of positive sum."""
-    shape = kernels.shape
-    if kernels.ndim != 3 or shape[0] != len(BANDS) or shape[1] != shape[2] or shape[1] % 2 == 0:
-        raise DataError(where, f"holds a PSF of shape {shape}", "needed: (3, k, k) for g r z, k odd")
-    values = np.asarray(kernels, dtype=np.float64)
-    sums = values.sum(axis=(1, 2), keepdims=True)
-    if not np.all(np.isfinite(values)) or np.any(sums <= 0.0):
+    if kernels.ndim != 3 or kernels.shape[0] != len(BANDS):
+        problem = f"holds a PSF of shape {kernels.shape}"
+        raise DataError(where, problem, "needed: (3, k, k) for g r z, k odd")
+    return np.stack([check_kernel(kernel, where) for kernel in kernels])
+
+
+def check_kernel(kernel: NDArray[Any], where: str) -> Image:
+    """One kernel normalised to one; DataError unless it is (k, k), k odd, finite, of positive sum."""
+    shape = kernel.shape
+    if kernel.ndim != 2 or shape[0] != shape[1] or shape[0] % 2 == 0:
+        raise DataError(where, f"holds a PSF of shape {shape}", "needed: (k, k), k odd")
+    values = np.asarray(kernel, dtype=np.float64)
+    total = float(values.sum())
+    if not np.isfinite(total) or total <= 0.0:
         raise DataError(where, "holds a PSF that is not finite or sums to nothing")
-    return np.asarray(values / sums)
+    return np.asarray(values / total)
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:

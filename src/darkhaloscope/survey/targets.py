@@ -132,7 +132,7 @@ def _declination_band(table: pa.Table) -> NDArray[np.int64]:
     names = table.column("brickname").to_pylist()
     dec = np.array([(1.0 if name[4] == "p" else -1.0) * float(name[5:]) / 10.0 for name in names])
     height = 0.5 * (1.0 + np.sin(np.radians(np.clip(dec, -90.0, 90.0))))
-    return np.minimum((_BUCKETS * height).astype(np.int64), _BUCKETS - 1)
+    return np.asarray(np.minimum((_BUCKETS * height).astype(np.int64), _BUCKETS - 1))
 
 
 def _bricks_of(table: pa.Table) -> Iterator[pa.Table]:
