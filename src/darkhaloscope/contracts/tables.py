@@ -49,8 +49,8 @@ REJECTS = (
 )
 """Why a row has no pixels. The last seven say what a cutout service sent instead of a cutout."""
 
-EVIDENCE = ("spec_two_z", "spec_lens_z", "confident", "probable", "candidate")
-"""What a published lens rests on, strongest first: redshifts of lens and source; of the lens; a grade."""
+EVIDENCE = ("spec_two_z", "confident", "probable", "candidate")
+"""What a published lens rests on, strongest first: redshifts of lens and source, or somebody's grade."""
 CHANNELS = ("spectroscopic", "ground_ml", "ground_visual", "space", "quasar", "unknown")
 """How a lens was found; recall on one channel says nothing of another."""
 
