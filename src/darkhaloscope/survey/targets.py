@@ -1,6 +1,7 @@
 """Where stamps are wanted: positions become rows of TARGETS, laid out so that a brick is opened once."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,17 @@ def _refuse_repeated(ids: Sequence[str], where: str) -> None:
 
 
 def by_brick(
-    tables: Iterable[pa.Table], scratch: Path, *, shard_rows: int = SHARD_ROWS
+    tables: Iterable[pa.Table],
+    scratch: Path,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    repeated: Counter[str] | None = None,
 ) -> Iterator[pa.Table]:
     """Targets in any order and number as shards of whole bricks, from south to north.
 
     tables    rows of TARGETS, e.g. a stream over the sweeps; never more than one is in memory
     scratch   folder for the rows on their way; it is emptied first and removed afterwards
+    repeated  counts targets that came before (files of a survey overlap): they are kept once
 
     Rows without pixels to come (a reject code) are kept with their brick. Order within a shard: brick, then
     target_id; so the shards do not depend on how the tables were cut.
@@ -96,7 +102,7 @@ def by_brick(
         buckets = _spill(tables, scratch)
         held: list[pa.Table] = []
         for bucket in buckets:
-            for brick in _bricks_of(pq.read_table(bucket, schema=TARGETS.schema)):
+            for brick in _bricks_of(_kept_once(pq.read_table(bucket, schema=TARGETS.schema), repeated)):
                 if held and sum(piece.num_rows for piece in held) + brick.num_rows > shard_rows:
                     yield pa.concat_tables(held)
                     held = []
@@ -135,9 +141,20 @@ def _declination_band(table: pa.Table) -> NDArray[np.int64]:
     return np.asarray(np.minimum((_BUCKETS * height).astype(np.int64), _BUCKETS - 1))
 
 
-def _bricks_of(table: pa.Table) -> Iterator[pa.Table]:
-    """One table per brick (a crowded one in pieces), in order of names."""
+def _kept_once(table: pa.Table, repeated: Counter[str] | None) -> pa.Table:
+    """Rows by brick and target, each target once: the same object has the same brick in every file."""
     ordered = table.sort_by([("brickname", "ascending"), ("target_id", "ascending")])
+    names = ordered.column("target_id").to_pylist()
+    again = [k > 0 and name == names[k - 1] for k, name in enumerate(names)]
+    if not any(again):
+        return ordered
+    if repeated is not None:
+        repeated["repeated"] += sum(again)
+    return ordered.filter(pa.array([not twice for twice in again]))
+
+
+def _bricks_of(ordered: pa.Table) -> Iterator[pa.Table]:
+    """One table per brick (a crowded one in pieces), in order of names."""
     names = ordered.column("brickname").combine_chunks()
     runs = pc.run_end_encode(names)
     start = 0
