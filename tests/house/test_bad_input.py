@@ -468,7 +468,7 @@ def test_files_that_are_not_there_or_no_cutouts(dhs, cutout, tmp_path):
     refused(dhs(*harvested(tmp_path / "empty", out)), DATA, tmp_path / "empty", "holds no cutout")
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    refused(dhs(*harvested(text, out)), DATA, text, "is neither .npz nor .fits")
+    refused(dhs(*harvested(text, out)), DATA, text, "is no .npz, .fits, .h5 or index.csv")
     text = tmp_path / "notes.fits"
     text.write_text("hello")
     refused(dhs(*harvested(text, out)), DATA, text, "no FITS file")

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 from darkhaloscope.contracts.checks import Check, Status, below, exactly, inside
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
 from darkhaloscope.report import figures as f
+from darkhaloscope.stamps.rgb import stamp_png
 
 ORIGIN = f.Origin(host_domain=HostDomain.REAL, arc_domain=ArcDomain.SIM, manifests=("feedc0de",))
 
@@ -113,7 +114,7 @@ def test_colours_stay_in_range_and_a_pixel_without_a_value_is_black():
 
 
 def test_stamps_are_drawn_y_up_at_their_own_size():
-    image = read_png(f.stamp_png(corner_cube(1)))
+    image = read_png(stamp_png(corner_cube(1)))
     assert image.shape == (20, 30, 3)
     brightest = np.unravel_index(image.sum(axis=-1).argmax(), (20, 30))
     assert brightest == (20 - 1 - 2, 9)

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import image as pixels
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,6 +27,7 @@ from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 from darkhaloscope.contracts.checks import Bound, Finding, Findings, Status
 from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
+from darkhaloscope.stamps.rgb import png, viewer_rgb
 
 INK, QUIET, PALE = "#1b1f24", "#5f666d", "#dfe5ea"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#00795A"
@@ -215,42 +215,11 @@ class LensPicture(Shown):
     origin: Origin
 
 
-def viewer_rgb(cube: Float[np.ndarray, "3 y x"]) -> Float[np.ndarray, "y x 3"]:
-    """The colours astronomers know from the Legacy Surveys sky viewer (its stretch for DR2 and later).
-
-    g, r, z times 6.0, 3.4, 2.2, plus 0.03, become blue, green, red; all three are then dimmed by one common
-    factor so that their mean I becomes arcsinh(20 I)/sqrt(20), which keeps colours (Lupton et al. 2004).
-
-    cube   (g r z, y, x) [nanomaggies per 0.262" pixel]; a pixel without a value is drawn black
-
-    Returns (y, x, red green blue) in [0, 1], y as given.
-    """
-    softening = 20.0
-    scales = np.array([6.0, 3.4, 2.2])[:, None, None]
-    planes = np.nan_to_num(np.asarray(cube, dtype=np.float64) * scales + 0.03, posinf=0.0, neginf=0.0)
-    mean = np.maximum(planes, 0.0).mean(axis=0)
-    dimmed = np.arcsinh(softening * mean) / math.sqrt(softening)
-    factor = np.divide(dimmed, mean, out=np.zeros_like(mean), where=mean > 0)
-    rgb: Float[np.ndarray, "y x 3"] = np.clip(np.moveaxis((planes * factor)[::-1], 0, -1), 0.0, 1.0)
-    return rgb
-
-
-def stamp_png(cube: Float[np.ndarray, "3 y x"]) -> bytes:
-    """One stamp as a PNG of its own size, y up."""
-    return _png(viewer_rgb(cube)[::-1])
-
-
 def pair_png(pair: PairPicture) -> bytes:
     """Stamp, control and arc side by side at one stretch, two white pixels between them."""
     tiles = [viewer_rgb(cube)[::-1] for cube in (pair.stamp, pair.control, pair.arc)]
     gap = np.ones((tiles[0].shape[0], 2, 3))
-    return _png(np.concatenate([tiles[0], gap, tiles[1], gap, tiles[2]], axis=1))
-
-
-def _png(rgb: Float[np.ndarray, "y x 3"]) -> bytes:
-    out = io.BytesIO()
-    pixels.imsave(out, np.round(rgb * 255).astype(np.uint8), format="png", metadata=_NO_TRACE_PNG)
-    return out.getvalue()
+    return png(np.concatenate([tiles[0], gap, tiles[1], gap, tiles[2]], axis=1))
 
 
 def pairs_gallery(pairs: Sequence[PairPicture]) -> bytes:

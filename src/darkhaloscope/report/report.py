@@ -29,6 +29,7 @@ from darkhaloscope.report.figures import (
     RocCurve,
     Shown,
 )
+from darkhaloscope.stamps.rgb import stamp_png
 
 
 class Verdict(StrEnum):
@@ -162,7 +163,7 @@ def render_report(results: RunResults) -> str:
         sign=figures.STATUS_SIGN,
         pictures=_pictures(results),
         pair_picture=lambda pair: _uri(figures.pair_png(pair), "png"),
-        lens_picture=lambda lens: _uri(figures.stamp_png(lens.stamp), "png"),
+        lens_picture=lambda lens: _uri(stamp_png(lens.stamp), "png"),
         pair_facts=figures.pair_facts,
         tag=figures.domain_tag,
         link=_links(results),

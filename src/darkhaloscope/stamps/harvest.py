@@ -160,7 +160,8 @@ def _labels(real: RealPixels, stem: str, kind: str, category: str | None) -> dic
         "arc_domain": "real" if kind == "lens" else None,
         "release": "unknown",
     }
-    return labels | real.facts
+    known = labels | real.facts
+    return known | {"host_id": known["target_id"]}
 
 
 def _real_row(
@@ -196,7 +197,10 @@ def _real_row(
         return row | {"reject": "missing_band"}
     full = invvar_from_blank(clean, sigma_w, scale) if real.invvar is None else real.invvar
     invvar, _, _ = crop(np.where(np.isfinite(full) & (full > 0.0), full, 0.0), size, x, y, where=real.where)
-    cutout = Cutout(image, invvar, _mask(invvar), kernels, x_stamp, y_stamp, scale, row)
+    mask = _mask(invvar)
+    if real.mask is not None:
+        mask |= crop(real.mask, size, x, y, where=real.where)[0]
+    cutout = Cutout(image, invvar, mask, kernels, x_stamp, y_stamp, scale, row)
     return row | light_columns(clean, x, y, scale) | pixel_columns(cutout) | {"reject": None}
 
 

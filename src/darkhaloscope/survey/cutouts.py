@@ -1,10 +1,13 @@
 """Cutouts: pixels, noise, mask and PSF of one target with its catalogue row; and real ones from files.
 
-Two kinds of file are read. An **NPZ** holds ``images`` (n, 3, y, x) or (3, y, x), bands g r z, in
+Files of four kinds are read. An **NPZ** holds ``images`` (n, 3, y, x) or (3, y, x), bands g r z, in
 nanomaggies; beside it, scalar or one per row: ``ra``, ``dec``, ``z``, ``sigma_v``, ``name``, ``pixscale``,
-``units``, and arrays ``invvar`` like the images and ``psf`` (3, k, k) or (n, 3, k, k). A **FITS** file holds
-a cube whose ``BANDS`` say which plane is which, or one plane per extension, told apart by ``BAND`` and
-``IMAGETYP`` (image or invvar). Pixels are never resampled and the pixel scale is kept as it is.
+``units``, and arrays ``invvar`` like the images and ``psf`` (3, k, k) or (n, 3, k, k). An **HDF5** file holds
+the same (and ``maskbits`` (n, y, x)), or what `stamps.export` writes. A **FITS** file holds a cube whose
+``BANDS`` say which plane is which, or one plane per extension, told apart by ``BAND`` and ``IMAGETYP``
+(image, invvar, maskbits or psf). An **index.csv** names FITS files beside it, one per row. Pixels are never
+resampled and the pixel scale is kept as it is. A file that says it is in another unit or at another
+zero-point is refused: what its numbers mean is for its owner to say.
 
 The target's centre is the reference position of the WCS where that lies near the middle (a cutout server
 centres it there), otherwise an adaptive centroid of the galaxy near the middle: an even cutout may centre on
@@ -13,22 +16,27 @@ centres it there), otherwise an adaptive centroid of the galaxy near the middle:
 A file that cannot be read raises DataError; a row whose pixels cannot be used carries a reject code.
 """
 
+import gzip
+import io
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 
-from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.survey.release import BANDS, PIXEL_SCALE_ARCSEC
+from darkhaloscope.contracts.errors import DataError, SchemaMismatch
+from darkhaloscope.survey.catalogs import number_in, read_published, text_in
+from darkhaloscope.survey.fits_images import MAX_PIXELS, Unit, image_units
+from darkhaloscope.survey.release import BANDS, PIXEL_SCALE_ARCSEC, ZERO_POINT
 
 Image = NDArray[np.floating[Any]]
 
@@ -37,6 +45,11 @@ CENTRED_PIX = 2.0
 
 MAX_FILE_BYTES = 4 * 2**30
 """The most an NPZ may say it inflates to: 5,000 cutouts of 256 pixels. More are several files."""
+
+ZERO_TOLERANCE = 1.0e-3
+"""Magnitudes by which a file's zero-point may differ from nanomaggies'."""
+LEAST_SCALE_ARCSEC, MOST_SCALE_ARCSEC = 0.01, 2.0
+"""As the table of stamps allows."""
 
 _PER_ROW = ("ra", "dec", "z", "sigma_v", "name")
 _LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0), "z": (0.0, np.inf), "sigma_v": (0.0, np.inf)}
@@ -80,8 +93,9 @@ class RealPixels:
     """One image as its file gives it; what the file does not say is None.
 
     where    file and row, as an error calls it
+    mask     mask bits (y, x)
     centre   (x, y) of the target [pixel], where the file's WCS says it
-    facts    ra_deg, dec_deg, z, sigma_v_kms, name, release, brickname, where known
+    facts    ra_deg, dec_deg, z, sigma_v_kms, name, release, brickname, target_id, where known
     """
 
     where: str
@@ -93,6 +107,7 @@ class RealPixels:
     centre: tuple[float, float] | None
     wcs: WCS | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    mask: NDArray[np.int32] | None = None
 
 
 def read_real_pixels(path: Path, *, pixel_scale: float | None = None) -> Iterator[RealPixels]:
@@ -108,10 +123,15 @@ def read_real_pixels(path: Path, *, pixel_scale: float | None = None) -> Iterato
     scale = PIXEL_SCALE_ARCSEC if pixel_scale is None else pixel_scale
     if path.suffix == ".npz":
         yield from _npz_rows(path, scale)
+    elif path.suffix in (".h5", ".hdf5"):
+        yield from _hdf5_rows(path, scale)
+    elif path.suffix == ".csv":
+        yield from _indexed(path, scale)
     elif ".fits" in path.suffixes or ".fit" in path.suffixes:
         yield _fits_image(path, scale)
     else:
-        raise DataError(str(path), "is neither .npz nor .fits", "see `dhs survey cutouts --help`")
+        problem = "is no .npz, .fits, .h5 or index.csv"
+        raise DataError(str(path), problem, "see `dhs survey cutouts --help`")
 
 
 def read_psf(path: Path) -> Image:
@@ -257,27 +277,33 @@ def _row_facts(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return facts
 
 
-def _open_fits(path: Path) -> list[tuple[fits.Header, NDArray[Any]]]:
+def _open_fits(path: Path) -> list[Unit]:
     """Headers and data of every unit that holds an image."""
-    try:
-        with warnings.catch_warnings():
-            # A short file is only warned about on opening; reading its data below is what fails.
-            warnings.simplefilter("ignore")
-            with fits.open(path, memmap=False) as units:
-                images = [(unit.header, unit.data) for unit in units if unit.is_image]
-                found = [(header, np.array(data)) for header, data in images if data is not None]
-    except (OSError, TypeError, ValueError, EOFError) as error:
-        raise DataError(str(path), "is truncated, damaged or no FITS file") from error
-    if not found:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(MAX_FILE_BYTES)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(str(path), "is truncated or no gzip file") from error
+    units = image_units(data, str(path))
+    if not units:
         raise DataError(str(path), "holds no image")
-    return found
+    return units
 
 
-def _planes(path: Path, units: list[tuple[fits.Header, NDArray[Any]]]) -> dict[str, dict[str, NDArray[Any]]]:
-    """Planes by type (image, invvar) and band."""
+def _kind_of(header: fits.Header) -> str:
+    return str(header.get("IMAGETYP", header.get("IMTYPE", "image"))).strip().lower()
+
+
+def _planes(path: Path, units: list[Unit]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Planes by type (image, invvar, psf) and band."""
     planes: dict[str, dict[str, NDArray[Any]]] = {}
     for number, (header, data) in enumerate(units):
-        kind = str(header.get("IMAGETYP", "image")).strip().lower()
+        kind = _kind_of(header)
+        if kind == "maskbits":
+            continue
+        _refuse_other_units(header, str(path))
         if data.ndim == 3:
             bands = str(header.get("BANDS", "")).strip().lower()
             if len(bands) != data.shape[0]:
@@ -289,6 +315,35 @@ def _planes(path: Path, units: list[tuple[fits.Header, NDArray[Any]]]) -> dict[s
             problem = f"extension {number} is {data.ndim}-dimensional and names no band"
             raise DataError(str(path), problem, "needed: a cube with BANDS, or planes with BAND")
     return planes
+
+
+def _refuse_other_units(header: fits.Header, where: str) -> None:
+    """Pixels at another zero-point would be taken for other fluxes."""
+    unit = str(header.get("BUNIT", "nanomaggy")).strip().lower().replace(" ", "")
+    if not unit.replace("1/", "").startswith(("nanomagg", "nmgy", "arcsec")):
+        raise DataError(where, f"is in '{header['BUNIT']}'", "convert to nanomaggies, AB zero-point 22.5")
+    for key in ("MAGZERO", "ZEROPT", "MAGZPT"):
+        try:
+            zero = float(header.get(key, ZERO_POINT))
+        except (TypeError, ValueError) as error:
+            raise DataError(where, f"{key} is '{header[key]}', no number") from error
+        if abs(zero - ZERO_POINT) > ZERO_TOLERANCE:
+            remedy = f"multiply by 10^(0.4 ({ZERO_POINT} - {zero:g})) and say so in {key}"
+            raise DataError(where, f"has the zero-point {zero:g}, not {ZERO_POINT}", remedy)
+
+
+def _mask_of(units: list[Unit], shape: tuple[int, ...], where: str) -> NDArray[np.int32] | None:
+    for header, data in units:
+        if _kind_of(header) == "maskbits":
+            return _bits(data, shape, where)
+    return None
+
+
+def _bits(data: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[np.int32]:
+    if data.shape != shape[-2:] or data.dtype.kind not in "iu":
+        problem = f"maskbits are {data.dtype} {data.shape}, the image is {tuple(shape[-2:])}"
+        raise DataError(where, problem, "needed: integers like the image")
+    return np.asarray(data, dtype=np.int32)
 
 
 def _stack(planes: Mapping[str, NDArray[Any]], where: str) -> Image:
@@ -305,20 +360,169 @@ def _stack(planes: Mapping[str, NDArray[Any]], where: str) -> Image:
 
 def _fits_image(path: Path, scale: float) -> RealPixels:
     units, where = _open_fits(path), str(path)
+    _refuse_several_bricks(units, where)
     planes = _planes(path, units)
     image = _stack(planes.get("image", {}), where)
     invvar = _stack(planes["invvar"], where) if "invvar" in planes else None
     if invvar is not None and invvar.shape != image.shape:
         raise DataError(where, f"invvar {invvar.shape} does not fit the image {image.shape}")
+    psf = check_psf(_stack(planes["psf"], where), where) if "psf" in planes else None
     header = units[0][0]
-    wcs = WCS(header, naxis=2) if "CRVAL1" in header else None
+    wcs, scale = _sky_of(header, scale, where)
     facts: dict[str, Any] = {"release": str(header.get("VERSION", "unknown")).strip() or "unknown"}
     if "BRICK" in header:
         facts["brickname"] = str(header["BRICK"]).strip()
-    if wcs is not None:
-        scale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600.0
     centre = _reference_pixel(wcs, image.shape[1:])
-    return RealPixels(where, 0, image, invvar, None, scale, centre, wcs, facts)
+    mask = _mask_of(units, image.shape, where)
+    return RealPixels(where, 0, image, invvar, psf, scale, centre, wcs, facts, mask)
+
+
+def _refuse_several_bricks(units: list[Unit], where: str) -> None:
+    """Native cutouts of several bricks in one file are several images of the same place."""
+    bricks = sorted({str(header["BRICK"]).strip() for header, _ in units if "BRICK" in header})
+    if len(bricks) > 1:
+        problem = f"holds the pixels of {len(bricks)} bricks ({', '.join(bricks)})"
+        raise DataError(where, problem, "keep one, or use `dhs survey fetch`")
+
+
+def _sky_of(header: fits.Header, scale: float, where: str) -> tuple[WCS | None, float]:
+    """The WCS and its pixel scale [arcsec], or the scale that was given."""
+    if "CRVAL1" not in header:
+        return None, scale
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wcs = WCS(header, naxis=2)
+            found = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600.0
+    except Exception as error:  # wcslib raises many types on a broken header
+        raise DataError(where, f"has a WCS that cannot be used: {str(error).splitlines()[0]}") from error
+    if not LEAST_SCALE_ARCSEC <= found <= MOST_SCALE_ARCSEC:
+        raise DataError(where, f"has pixels of {found:g} arcsec by its WCS, which no cutout has")
+    return wcs, found
+
+
+def _hdf5_rows(path: Path, scale: float) -> Iterator[RealPixels]:
+    """Rows one by one: a file of many stamps is never in memory as a whole."""
+    where = str(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield from _rows_of(_Arrays(file, where), scale, where)
+    except DataError:
+        raise
+    except Exception as error:  # HDF5 raises OSError, KeyError, RuntimeError and more on damaged files
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(where, f"is no readable HDF5 file: {cause}") from error
+
+
+class _Arrays:
+    """The arrays of an HDF5 file; what is asked for is read."""
+
+    def __init__(self, file: Any, where: str) -> None:
+        self.file, self.where = file, where
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an array; DataError where it is none."""
+        found = self.file[name]
+        if not hasattr(found, "shape"):
+            raise DataError(self.where, f"'{name}' is no array")
+        return tuple(found.shape)
+
+    def row(self, name: str, k: int) -> NDArray[Any]:
+        """One row of an array of many."""
+        found = self.file[name]
+        if int(np.prod(found.shape[1:], dtype=object)) > MAX_PIXELS:
+            raise DataError(self.where, f"'{name}' has rows of {found.shape[1:]}, which no stamp has")
+        return np.asarray(found[k])
+
+    def text(self, name: str, k: int) -> str:
+        """One string."""
+        value = self.file[name][k]
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+_HDF5_NUMBERS = {
+    "ra_deg": ("ra_deg", "ra"),
+    "dec_deg": ("dec_deg", "dec"),
+    "z": ("z",),
+    "sigma_v_kms": ("sigma_v_kms", "sigma_v"),
+}
+_HDF5_TEXTS = ("target_id", "name", "release", "brickname")
+
+
+def _rows_of(arrays: _Arrays, scale: float, where: str) -> Iterator[RealPixels]:
+    if "images" not in arrays:
+        raise DataError(where, "holds no array 'images'", f"has {', '.join(arrays.file) or 'nothing'}")
+    shape = arrays.shape("images")
+    if len(shape) != 4 or shape[1] != len(BANDS) or arrays.file["images"].dtype.kind not in "fiu":
+        raise DataError(where, f"'images' has shape {shape}", "needed: numbers (n, 3, y, x), g r z")
+    units = arrays.file["images"].attrs.get("units")
+    _check_units(np.array([units]) if units is not None else None, where)
+    for name, wanted in (("invvar", shape), ("maskbits", (shape[0], *shape[2:]))):
+        if name in arrays and arrays.shape(name) != wanted:
+            raise DataError(where, f"'{name}' has shape {arrays.shape(name)}, the images {shape}")
+    columns = [*(n for names in _HDF5_NUMBERS.values() for n in names), *_HDF5_TEXTS]
+    for name in (*columns, "psf", "x_center_pix", "y_center_pix", "pixel_scale_arcsec"):
+        if name in arrays and arrays.shape(name)[:1] != shape[:1]:
+            raise DataError(where, f"'{name}' has shape {arrays.shape(name)} for {shape[0]} images")
+    for k in range(shape[0]):
+        yield _hdf5_row(arrays, k, shape, scale, f"{where} row {k}")
+
+
+def _hdf5_row(arrays: _Arrays, k: int, shape: tuple[int, ...], scale: float, where: str) -> RealPixels:
+    facts: dict[str, Any] = {}
+    for column, names in _HDF5_NUMBERS.items():
+        name = next((n for n in names if n in arrays), None)
+        if name is not None:
+            number = float(arrays.row(name, k))
+            facts[column] = number if np.isfinite(number) else None
+    for name in _HDF5_TEXTS:
+        if name in arrays and arrays.text(name, k):
+            facts[name] = arrays.text(name, k)
+    if "pixel_scale_arcsec" in arrays:
+        scale = float(arrays.row("pixel_scale_arcsec", k))
+    centre = None
+    if "x_center_pix" in arrays and "y_center_pix" in arrays:
+        centre = (float(arrays.row("x_center_pix", k)), float(arrays.row("y_center_pix", k)))
+    return RealPixels(
+        where=where,
+        index=k,
+        image=arrays.row("images", k),
+        invvar=arrays.row("invvar", k) if "invvar" in arrays else None,
+        psf=check_psf(arrays.row("psf", k), where) if "psf" in arrays else None,
+        pixel_scale_arcsec=float(arrays.row("pixel_scale_arcsec", k))
+        if "pixel_scale_arcsec" in arrays
+        else scale,
+        centre=centre,
+        facts=facts,
+        mask=_bits(arrays.row("maskbits", k), shape, where) if "maskbits" in arrays else None,
+    )
+
+
+def _indexed(path: Path, scale: float) -> Iterator[RealPixels]:
+    """The FITS files that an index.csv names, in its order, with what it knows of each."""
+    table = read_published(path)
+    file = table.column("file", "path", "filename")
+    if file is None:
+        raise SchemaMismatch(str(path), "lacks the column 'file'", "an index names one FITS file per row")
+    for number, row in enumerate(table.rows):
+        name = text_in(row, file) or ""
+        target = path.parent / name
+        if target.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            problem = f"names the picture '{name}': a picture holds no fluxes"
+            raise DataError(table.at(number + 1), problem, "export with --as fits or hdf5")
+        if not target.resolve().is_relative_to(path.parent.resolve()):
+            raise DataError(
+                table.at(number + 1), f"names '{name}', which lies outside the folder of the index"
+            )
+        (real,) = read_real_pixels(target, pixel_scale=scale)
+        facts: dict[str, Any] = {column: text_in(row, table.column(column)) for column in _HDF5_TEXTS}
+        for column in _HDF5_NUMBERS:
+            facts[column] = number_in(row, table.column(column), table.at(number + 1))
+        known = {key: value for key, value in facts.items() if value is not None}
+        yield replace(real, index=number, facts=real.facts | known)
 
 
 def _reference_pixel(wcs: WCS | None, shape: tuple[int, ...]) -> tuple[float, float] | None:

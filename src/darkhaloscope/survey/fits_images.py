@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from darkhaloscope.contracts.errors import DataError
 
 BLOCK = 2880
-MAX_PIXELS = 2**28
+MAX_PIXELS = 2**26
 """No cutout or coadd has more pixels in a unit: a compressed header that says so is damaged."""
 _MAX_TRAILING = 10 * BLOCK
 
