@@ -220,10 +220,11 @@ class Dataset:
             raise StoreError(
                 where, "is named by the manifest but is not there", "make the dataset again"
             ) from error
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(
-                where, f"cannot be read: {str(error).splitlines()[0]}", "make the dataset again"
-            ) from error
+        except SchemaMismatch:
+            raise
+        except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(where, f"cannot be read: {cause}", "make the dataset again") from error
         if rows.num_rows != shard.rows:
             raise StoreError(where, f"holds {rows.num_rows} rows, the manifest says {shard.rows}")
         return rows if wanted is None else rows.select(wanted)

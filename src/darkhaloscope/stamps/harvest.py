@@ -206,7 +206,7 @@ def _real_row(
 
 def _reject(image: NDArray[Any]) -> str | None:
     """Why a stamp (band, y, x) cannot be used, or None."""
-    if not np.all(np.isfinite(image)):
+    if not np.all(np.abs(image) < np.finfo(np.float32).max):  # NaN is not below it either
         return "not_finite"
     if np.any((image == 0.0).mean(axis=(1, 2)) > EMPTY_SHARE):
         return "missing_band"

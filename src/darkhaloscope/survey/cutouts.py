@@ -304,6 +304,8 @@ def _planes(path: Path, units: list[Unit]) -> dict[str, dict[str, NDArray[Any]]]
         if kind == "maskbits":
             continue
         _refuse_other_units(header, str(path))
+        if data.dtype.kind != "f":
+            raise DataError(str(path), f"extension {number} holds {data.dtype}, where fluxes are floats")
         if data.ndim == 3:
             bands = str(header.get("BANDS", "")).strip().lower()
             if len(bands) != data.shape[0]:

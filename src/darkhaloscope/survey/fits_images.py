@@ -73,4 +73,6 @@ def _account_for_every_byte(units: fits.HDUList, data: bytes, where: str) -> Non
 def _pixels(unit: Any, where: str) -> NDArray[Any]:
     if int(np.prod(unit.shape, dtype=object)) > MAX_PIXELS:
         raise DataError(where, f"declares an image of {unit.shape} pixels, which no cutout has")
+    for card in unit.header.cards:
+        card.value  # noqa: B018 - a card that cannot be read raises here and not in some later look-up
     return np.array(unit.data)

@@ -11,6 +11,7 @@ either pixels or a reject code.
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -304,7 +305,9 @@ def _one_brick(service: CutoutService, target: Mapping[str, Any], brick: str, un
 
 def _native_wcs(header: fits.Header) -> WCS:
     try:
-        wcs = WCS(header, naxis=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wcs = WCS(header, naxis=2)
         matrix = wcs.pixel_scale_matrix * 3600.0 / PIXEL_SCALE_ARCSEC
     except Exception as error:  # wcslib raises many types on a broken header
         raise _Refused("damaged_file") from error
