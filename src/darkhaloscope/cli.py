@@ -20,7 +20,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-survey = typer.Typer(help="Bring pixels in: a synthetic sky, or your own cutouts.", no_args_is_help=True)
+survey = typer.Typer(
+    help="Bring the sky in: targets, and pixels from bricks, a cutout service, files or a synthetic sky.",
+    no_args_is_help=True,
+)
 app.add_typer(survey, name="survey")
 
 Out = Annotated[
@@ -34,6 +37,22 @@ Set = Annotated[
 ]
 Workers = Annotated[
     int, typer.Option("--workers", "-n", min=1, help="Worker processes. Results do not depend on it.")
+]
+
+Release = Annotated[
+    str, typer.Option(help="dr10-south, dr9-north, dr9-south, …: north and south are never mixed.")
+]
+Targets = Annotated[
+    Path,
+    typer.Argument(help="Targets (from `dhs survey targets`), or a table with ra and dec [deg]."),
+]
+Size = Annotated[int, typer.Option(min=32, help="Side of the stamps [pixel]; never resampled.")]
+Bands = Annotated[str, typer.Option(help="grz, or griz to keep i beside them where the release has it.")]
+MinExposures = Annotated[
+    int, typer.Option(min=0, help="Fewest exposures per band at the target; fewer are rejected.")
+]
+KnownLensTables = Annotated[
+    list[Path] | None, typer.Option("--known-lenses", help="Further tables of lenses to keep away from.")
 ]
 
 
@@ -128,6 +147,21 @@ def inject(
     inject_arcs(stamps, out, config, overrides=set_ or (), workers=workers)
 
 
+@app.command("export")
+def export_(
+    stamps: Annotated[Path, typer.Argument(help="A dataset of stamps or pairs.")],
+    out: Out,
+    layout: Annotated[
+        str,
+        typer.Option("--as", help="hdf5: one file; fits or png: a folder of files with an index.csv."),
+    ] = "hdf5",
+) -> None:
+    """Write stamps for other tools: HDF5 (N, 3, H, W), FITS or PNG."""
+    from darkhaloscope.pipeline.bring_in import export
+
+    typer.echo(str(export(stamps, out, layout)))
+
+
 @survey.command("sky")
 def survey_sky(
     out: Out,
@@ -141,9 +175,150 @@ def survey_sky(
     paint_sky(out, config, overrides=set_ or (), workers=workers)
 
 
+@survey.command("targets")
+def survey_targets(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(help="Sweep or tractor files, tables with ra and dec, or a dataset of anchors."),
+    ],
+    out: Out,
+    release: Release = "dr10-south",
+    cuts: Annotated[
+        str | None,
+        typer.Option(help="For catalogues: search (z<20 galaxies), lrg, or none. Without: a plain list."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="lrg (possible deflectors), disc, lens or contaminant.")] = "lrg",
+    category: Annotated[
+        str | None, typer.Option(help="For contaminants: ring, spiral, merger or spike.")
+    ] = None,
+    fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --cuts: share of the sample to keep, by name.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
+    keep_known_lenses: Annotated[
+        bool, typer.Option("--keep-known-lenses", help="Do not reject targets within 11 arcsec of a lens.")
+    ] = False,
+    known_lenses: KnownLensTables = None,
+) -> None:
+    """Say where stamps are wanted: a parent sample by declared cuts, or your own list."""
+    from darkhaloscope.pipeline.bring_in import plan_targets
+
+    plan_targets(
+        tables,
+        out,
+        release=release,
+        cuts=cuts,
+        kind=kind,
+        category=category,
+        fraction=fraction,
+        seed=seed,
+        keep_known_lenses=keep_known_lenses,
+        known_lenses=known_lenses or (),
+    )
+
+
+@survey.command("bricks")
+def survey_bricks(
+    targets: Targets,
+    out: Out,
+    mirror: Annotated[
+        str, typer.Option(help="Coadds in the survey's layout: a folder, or s3://bucket/prefix.")
+    ],
+    release: Release = "dr10-south",
+    size: Size = 64,
+    bands: Bands = "grz",
+    min_exposures: MinExposures = 2,
+    workers: Workers = 2,
+) -> None:
+    """Make stamps from coadds that you hold, each brick opened once. Native pixels."""
+    from darkhaloscope.pipeline.bring_in import bring_in_bricks
+
+    bring_in_bricks(
+        targets,
+        out,
+        mirror=mirror,
+        release=release,
+        size=size,
+        bands=bands,
+        min_exposures=min_exposures,
+        workers=workers,
+    )
+
+
+@survey.command("fetch")
+def survey_fetch(
+    targets: Targets,
+    out: Out,
+    release: Release = "dr10-south",
+    cache: Annotated[
+        Path, typer.Option(help="Where answers are kept, with checksums; nothing is asked twice.")
+    ] = Path("cutout-cache"),
+    url: Annotated[str | None, typer.Option(help="Another cutout service of the same kind.")] = None,
+    size: Size = 64,
+    connections: Annotated[int, typer.Option(min=1, max=64, help="Requests at once.")] = 4,
+    rate: Annotated[float, typer.Option(min=0.01, help="Requests per second: the service is shared.")] = 5.0,
+    min_exposures: MinExposures = 2,
+    workers: Workers = 2,
+) -> None:
+    """Make stamps from the sky viewer's cutout service: native pixels, inverse variance, mask bits, PSF."""
+    from darkhaloscope.pipeline.bring_in import cutout_service, fetch_cutouts
+
+    service = cutout_service(release, url=url, size=size, connections=connections, rate=rate)
+    fetch_cutouts(targets, out, service=service, cache=cache, min_exposures=min_exposures, workers=workers)
+
+
+@survey.command("anchors")
+def survey_anchors(
+    out: Out,
+    tables: Annotated[
+        list[Path] | None, typer.Argument(help="Published tables of lenses, with ra and dec [deg].")
+    ] = None,
+    lenscat: Annotated[
+        bool, typer.Option("--lenscat", help="The systems of the package lenscat, clusters left out.")
+    ] = False,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--sources", help="Sweep files: an anchor needs an extended source within 2 arcsec."),
+    ] = None,
+    evidence: Annotated[
+        str | None,
+        typer.Option(help="Of every row of the tables: spec_two_z, confident, probable, candidate."),
+    ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(help="How they were found: spectroscopic, ground_ml, ground_visual, space, quasar."),
+    ] = None,
+) -> None:
+    """Gather known lenses from published tables: one row per system, with its evidence and its sources."""
+    from darkhaloscope.pipeline.bring_in import gather_anchors
+
+    gather_anchors(
+        tables or (), out, lenscat=lenscat, sources=sources or (), evidence=evidence, channel=channel
+    )
+
+
+@survey.command("contaminants")
+def survey_contaminants(
+    tables: Annotated[list[Path], typer.Argument(help="Tables of look-alikes, with ra and dec [deg].")],
+    out: Out,
+    category: Annotated[
+        str | None, typer.Option(help="Class of every row, where the table has no column of it.")
+    ] = None,
+    largest: Annotated[
+        float, typer.Option(min=0.1, help="Largest apparent size [arcsec]; a stamp of 64 pixels is 17.")
+    ] = 16.8,
+) -> None:
+    """Gather look-alikes by class from published tables; large ones and known lenses are left out."""
+    from darkhaloscope.pipeline.bring_in import gather_contaminants
+
+    gather_contaminants(tables, out, category=category, largest_arcsec=largest)
+
+
 @survey.command("cutouts")
 def survey_cutouts(
-    files: Annotated[list[Path], typer.Argument(help="Cutouts: .npz or FITS, or a folder of them.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Cutouts: .npz, FITS, .h5, an index.csv, or a folder of them.")
+    ],
     out: Out,
     kind: Annotated[str, typer.Option(help="lrg (possible deflectors), disc, lens or contaminant.")] = "lrg",
     category: Annotated[
@@ -161,7 +336,7 @@ def survey_cutouts(
     ] = None,
 ) -> None:
     """Turn real cutouts into stamps, with the place of each target's centre, its noise and its PSF."""
-    from darkhaloscope.pipeline.verbs import bring_in_cutouts
+    from darkhaloscope.pipeline.bring_in import bring_in_cutouts
 
     bring_in_cutouts(files, out, kind=kind, category=category, size=size, psf=psf, pixel_scale=pixel_scale)
 
@@ -177,7 +352,7 @@ def survey_calibrate(
     ] = None,
 ) -> None:
     """Measure noise, sky and artefact rates on your own cutouts, in place of the assumed ones."""
-    from darkhaloscope.pipeline.verbs import calibrate_cutouts
+    from darkhaloscope.pipeline.bring_in import calibrate_cutouts
 
     typer.echo(calibrate_cutouts(files, out, pixel_scale=pixel_scale))
 
