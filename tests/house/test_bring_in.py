@@ -162,6 +162,7 @@ def test_what_cannot_be_done_is_one_sentence(dhs, field, tmp_path, monkeypatch, 
     from darkhaloscope.survey import fetch
 
     words, code, says = refusal
+    monkeypatch.chdir(tmp_path)  # the cache lies in the working folder unless told otherwise
     monkeypatch.setattr(fetch, "DEAD_AFTER", 2)
     monkeypatch.setattr(fetch, "LONGEST_WAIT_S", 0.01)
     names = {"LIST": field / "list.csv", "FIELD": field}

@@ -196,9 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         ra, dec, width = float(query["ra"]), float(query["dec"]), int(query.get("width", 0))
         if fault in ("500", "429", "no_overlap"):
             text = b"NoOverlapError: No overlap" if fault == "no_overlap" else b"Internal error"
-            self._send(
-                429 if fault == "429" else 500, text, {"Retry-After": "0.05"} if fault == "429" else {}
-            )
+            self._send(429 if fault == "429" else 500, text, {"Retry-After": "0"} if fault == "429" else {})
         elif fault == "html":
             self._send(200, PAGE)
         elif fault == "garbage":

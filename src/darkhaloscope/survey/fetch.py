@@ -247,10 +247,8 @@ async def _read(response: httpx.Response) -> bytes:
 def _asked_to_wait(response: httpx.Response) -> float:
     """Retry-After in seconds, given as a number or a date; 0 where there is none."""
     said = response.headers.get("Retry-After", "")
-    try:
-        return max(float(said), 0.0)
-    except ValueError:
-        pass
+    if said.strip().isdigit():
+        return float(said)
     try:
         then = parsedate_to_datetime(said)
         return max((then - parsedate_to_datetime(response.headers["Date"])).total_seconds(), 0.0)

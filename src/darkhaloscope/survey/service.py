@@ -249,17 +249,22 @@ def _native(service: CutoutService, target: Mapping[str, Any], body: bytes) -> _
     by_brick: dict[str, list[Unit]] = {}
     for header, pixels in units:
         by_brick.setdefault(str(header["BRICK"]).strip(), []).append((header, pixels))
-    found: list[_Native] = []
-    codes: list[str] = []
-    for brick, of_brick in by_brick.items():
-        try:
-            found.append(_one_brick(service, target, brick, of_brick))
-        except _Refused as refused:
-            codes.append(refused.code)
+    answers = [_native_or_code(service, target, brick, group) for brick, group in by_brick.items()]
+    found = [answer for answer in answers if isinstance(answer, _Native)]
+    if not found:
+        codes = [answer for answer in answers if isinstance(answer, str)]
+        raise _Refused(min(codes, key=_NEAREST_TO_A_STAMP.index))
     own = [native for native in found if native.brick == target.get("brickname")]
-    if own or found:
-        return (own or sorted(found, key=_eccentricity))[0]
-    raise _Refused(min(codes, key=_NEAREST_TO_A_STAMP.index))
+    return min(own or found, key=_eccentricity)
+
+
+def _native_or_code(
+    service: CutoutService, target: Mapping[str, Any], brick: str, units: list[Unit]
+) -> "_Native | str":
+    try:
+        return _one_brick(service, target, brick, units)
+    except _Refused as refused:
+        return refused.code
 
 
 _NEAREST_TO_A_STAMP = (
