@@ -20,6 +20,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.decode
+	$(BIN)/python -m benchmarks.bricks
 	$(BIN)/python -W ignore -m benchmarks.injection
 
 $(READY): constraints.txt pyproject.toml

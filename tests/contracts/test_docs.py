@@ -1,11 +1,13 @@
 """Documentation that can go stale is generated, or executed."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from darkhaloscope.contracts.config import find_config
@@ -70,3 +72,37 @@ def test_a_configuration_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("demo.yaml").name == "demo.yaml"
     assert find_config("configs/experiments/demo.yaml").exists()
+
+
+def test_the_tutorials_commands_run_as_they_stand(tmp_path, monkeypatch):
+    """Every line of docs/bringing_in_the_sky.md, against a small sky and a service on loopback."""
+    from tests.survey.cutout_server import Sky, cutout_service
+    from tests.survey.test_parents import galaxies
+    from tests.survey.test_tractor import write_fits
+
+    text = (ROOT / "docs" / "bringing_in_the_sky.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(lines) >= 9
+    monkeypatch.chdir(tmp_path)
+    write_fits(tmp_path / "sweep-a.fits", galaxies())
+    (tmp_path / "slacs.csv").write_text("name,ra,dec,theta_E,z_lens,z_source\nA,10,5,1.2,0.2,0.9\n")
+    (tmp_path / "my-cutouts").mkdir()
+    np.savez(tmp_path / "my-cutouts" / "a.npz", images=np.random.default_rng(1).normal(0, 1, (2, 3, 80, 80)))
+    bin_folder = Path(sys.executable).parent
+    subprocess.run([sys.executable, *lines[0].split()[1:]], check=True, env=_environment())
+    with cutout_service(Sky(tmp_path / "sky-mirror")) as server:
+        for line in lines[1:]:
+            words = line.replace("sweep-*.fits", "sweep-a.fits").split()
+            if words[1:3] == ["survey", "fetch"]:
+                words += ["--url", server.url, "--rate", "10000"]
+            done = subprocess.run(
+                [bin_folder / words[0], *words[1:]], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "stamps.h5").is_file()
+    assert (tmp_path / "pictures" / "index.csv").is_file()
+
+
+def _environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}

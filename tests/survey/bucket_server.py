@@ -88,14 +88,14 @@ def _error(code):
 
 
 @contextmanager
-def bucket(root: Path, refusal: str | None = None) -> Iterator[str]:
+def bucket(root: Path, refusal: str | None = None, who: str = "key:secret") -> Iterator[str]:
     """Serve a folder as a bucket; yields the address of its root."""
     handler = type("Handler", (_Handler,), {"root": root, "refusal": refusal})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     host, port = server.server_address[:2]
     try:
-        yield f"s3://key:secret@{BUCKET}?scheme=http&region=us-west-2&endpoint_override={host}:{port}"
+        yield f"s3://{who}@{BUCKET}?scheme=http&region=us-west-2&endpoint_override={host}:{port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -186,9 +186,10 @@ def test_a_root_that_is_no_place_says_so():
         read("gopher://somewhere/else", "0001p000", [0.1], [0.0])
 
 
-def test_a_bucket_gives_what_a_folder_gives(mirror):
+@pytest.mark.parametrize("who", ["key:secret", "anonymous"])
+def test_a_bucket_gives_what_a_folder_gives(mirror, who):
     root, name, ra, dec = mirror
-    with bucket(root) as address:
+    with bucket(root, who=who) as address:
         from_bucket = read(address, name, ra, dec)
         assert read(address, "0001p000", [0.1], [0.0]) == ["no_brick"]
     for one, other in zip(from_bucket, read(root, name, ra, dec), strict=True):
