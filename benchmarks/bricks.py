@@ -36,6 +36,8 @@ from darkhaloscope.survey.targets import by_brick, make_targets
 
 RELEASE = RELEASES["dr10-south"]
 SIZE = 64
+FEW = 20
+"""Targets of a brick of a sparse sample."""
 PER_BAND = ("image", "invvar", "nexp", "psfsize")
 
 Brick = tuple[str, np.ndarray, np.ndarray]
@@ -128,6 +130,8 @@ def measure(folder: Path, n_bricks: int, targets: int, rounds: int) -> dict[str,
     few = max(n_bricks // 4, 1)
     found: dict[str, Any] = {"bricks": n_bricks, "targets_per_brick": targets, "rounds": rounds}
     found |= reading(root, bricks, rounds, naive_targets=50)
+    few_targets = [(name, ra[:FEW], dec[:FEW]) for name, ra, dec in bricks]
+    found[f"ratio_vs_naive_at_{FEW}_targets"] = reading(root, few_targets, rounds, FEW)["ratio_vs_naive"]
     whole = _job_alone(root, bricks, folder / "whole")
     part = _job_alone(root, bricks[:few], folder / "part")
     return found | {

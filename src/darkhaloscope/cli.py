@@ -51,6 +51,9 @@ Bands = Annotated[str, typer.Option(help="grz, or griz to keep i beside them whe
 MinExposures = Annotated[
     int, typer.Option(min=0, help="Fewest exposures per band at the target; fewer are rejected.")
 ]
+KeepLenses = Annotated[
+    bool, typer.Option("--keep-known-lenses", help="Do not reject what lies within 11 arcsec of a lens.")
+]
 KnownLensTables = Annotated[
     list[Path] | None, typer.Option("--known-lenses", help="Further tables of lenses to keep away from.")
 ]
@@ -195,9 +198,7 @@ def survey_targets(
         float, typer.Option(min=0.0, max=1.0, help="With --cuts: share of the sample to keep, by name.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
-    keep_known_lenses: Annotated[
-        bool, typer.Option("--keep-known-lenses", help="Do not reject targets within 11 arcsec of a lens.")
-    ] = False,
+    keep_known_lenses: KeepLenses = False,
     known_lenses: KnownLensTables = None,
 ) -> None:
     """Say where stamps are wanted: a parent sample by declared cuts, or your own list."""
@@ -334,11 +335,21 @@ def survey_cutouts(
     pixel_scale: Annotated[
         float | None, typer.Option(help="Pixel scale where the file does not say [arcsec].")
     ] = None,
+    keep_known_lenses: KeepLenses = False,
 ) -> None:
     """Turn real cutouts into stamps, with the place of each target's centre, its noise and its PSF."""
     from darkhaloscope.pipeline.bring_in import bring_in_cutouts
 
-    bring_in_cutouts(files, out, kind=kind, category=category, size=size, psf=psf, pixel_scale=pixel_scale)
+    bring_in_cutouts(
+        files,
+        out,
+        kind=kind,
+        category=category,
+        size=size,
+        psf=psf,
+        pixel_scale=pixel_scale,
+        keep_known_lenses=keep_known_lenses,
+    )
 
 
 @survey.command("calibrate")

@@ -115,6 +115,26 @@ def test_hosts_keep_away_from_known_lenses_unless_told_not_to(dhs, field, tmp_pa
     assert "rejected: none" in dhs(*words, tmp_path / "b", "--keep-known-lenses").err
 
 
+def test_cutouts_at_a_known_lens_are_no_hosts(dhs, tmp_path):
+    """A position of lenscat's first system: rejected as a host, kept as a lens, kept when told to."""
+    images = np.random.default_rng(1).normal(0, 0.01, (2, 3, 70, 70))
+    np.savez(tmp_path / "a.npz", images=images, ra=[2.83435, 100.0], dec=[-8.7643, -30.0])
+    words = ("survey", "cutouts", tmp_path / "a.npz", "-o")
+    assert "rejected: known_lens 1" in dhs(*words, tmp_path / "hosts").err
+    assert "rejected: none" in dhs(*words, tmp_path / "lenses", "--kind", "lens").err
+    assert "rejected: none" in dhs(*words, tmp_path / "kept", "--keep-known-lenses").err
+    rejected = [row for row in rows_of(tmp_path / "hosts").values() if row["reject"]]
+    assert [row["stamp_npz"] for row in rejected] == [None]
+
+
+def test_rejected_rows_pass_through_injection(dhs, field, tmp_path):
+    dhs("survey", "bricks", field / "list.csv", "-o", tmp_path / "s", "--mirror", field, "-n", "1")
+    answer = dhs("inject", tmp_path / "s", "-o", tmp_path / "pairs", "-n", "1")
+    assert answer.code == 0, answer.err
+    rows = open_dataset(tmp_path / "pairs").read(["target_id", "reject"]).to_pylist()
+    assert {row["reject"] for row in rows if row["target_id"] == "outside"} == {"no_brick"}
+
+
 def test_anchors_and_contaminants_are_gathered_and_become_targets(dhs, tmp_path):
     (tmp_path / "slacs.csv").write_text(
         "name,ra,dec,zd,zs,theta_E\nA,3.6,-32,0.2,0.9,1.2\nB,3.7,-32,0.3,1,1.1\n"

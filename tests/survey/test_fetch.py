@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from benchmarks.mirror import write_brick
@@ -16,7 +17,7 @@ from tests.survey.cutout_server import FAULTS, Sky, cutout_service
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.survey.cutouts import Cutout
-from darkhaloscope.survey.fetch import fetch_answers
+from darkhaloscope.survey.fetch import _asked_to_wait, fetch_answers
 from darkhaloscope.survey.release import RELEASES
 from darkhaloscope.survey.service import TRANSIENT, CutoutService, read_answers
 from darkhaloscope.survey.targets import make_targets
@@ -245,3 +246,33 @@ def test_mask_bits_of_a_resampled_answer_land_on_their_pixels(tmp_path):
     assert found[0].any()
     assert not found[0].all()
     assert np.mean(found[0] != found[1]) < 0.02  # an edge pixel may fall to its neighbour
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "soon"}, 0.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 00:00:09 GMT", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}, 9.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 00:00:09 GMT"}, 0.0),
+    ],
+)
+def test_the_server_may_ask_for_patience(headers, seconds):
+    assert _asked_to_wait(httpx.Response(503, headers=headers)) == seconds
+
+
+def test_i_is_fetched_where_asked(tmp_path):
+    name, ra, dec = write_brick(tmp_path / "sky", 40.0, -30.0, side=300, targets=1, bands="griz")
+    columns = {"brickname": [name]}
+    targets = make_targets(ra, dec, release=SOUTH, source="t", columns=columns)
+    with cutout_service(Sky(tmp_path / "sky", bands="griz")) as server:
+        service = asking(server.url, bands="griz")
+        fetch_answers(targets, service, tmp_path / "cache")
+        answer = read_answers(service, targets.to_pylist()[0], tmp_path / "cache")
+    assert answer.image.shape[0] == 3
+    assert answer.extra["i"].image.shape == answer.image.shape[1:]
+    with cutout_service(Sky(tmp_path / "sky", bands="grz")) as server:
+        service = asking(server.url, bands="griz")
+        fetch_answers(targets, service, tmp_path / "other")
+        assert read_answers(service, targets.to_pylist()[0], tmp_path / "other") == "missing_band"

@@ -261,14 +261,17 @@ def bring_in_cutouts(
     size: int,
     psf: str,
     pixel_scale: float | None,
+    keep_known_lenses: bool = False,
 ) -> Dataset:
-    """Turn cutout files (or folders of them) into a stamps dataset."""
+    """Turn cutout files (or folders of them) into a stamps dataset; lenses only where lenses are meant."""
     _refuse_labels(kind, category)
     _refuse_scale(pixel_scale)
     paths = [path for given in files for path in _cutouts_in(given)]
     rows = harvest_cutouts(
         paths, size=size, kind=kind, category=category, psf=_psf(psf), pixel_scale=pixel_scale
     )
+    if kind != "lens" and not keep_known_lenses:
+        rows = _without_known_lenses(rows)
     job = {
         "job": "harvest_cutouts",
         "files": {path.name: _checksum(path) for path in paths},
@@ -277,10 +280,25 @@ def bring_in_cutouts(
         "size": size,
         "psf": psf,
         "scale": pixel_scale,
+        "keep_known_lenses": keep_known_lenses,
     }
     made = write_rows(local_writer(out, STAMPS), rows, shard_rows=64, job=job)
     say_what_was_made(made)
     return made
+
+
+def _without_known_lenses(rows: pa.Table) -> pa.Table:
+    """Stamps with known lenses rejected; only rows with a position can be told, and need the table."""
+    made = rows.to_pylist()
+    placed = [row for row in made if row["ra_deg"] is not None and row["dec_deg"] is not None]
+    if not placed:
+        return rows
+    near = KnownLenses.gather().near([r["ra_deg"] for r in placed], [r["dec_deg"] for r in placed])
+    pixels = [c.name for c in STAMPS.columns if c.name.endswith("_npz")]
+    for row, lens in zip(placed, near.tolist(), strict=True):
+        if lens:
+            row.update(dict.fromkeys(pixels) | {"reject": "known_lens"})
+    return STAMPS.conform(made)
 
 
 def calibrate_cutouts(files: Sequence[Path], out: Path | None, *, pixel_scale: float | None) -> str:
