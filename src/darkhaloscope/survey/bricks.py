@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pyarrow import fs
 
 from darkhaloscope.contracts.errors import ConfigError, CredentialsExpired, DataError
 from darkhaloscope.survey.cutouts import Cutout, ExtraBand, Image
+from darkhaloscope.survey.fits_images import BLOCK, refuse_endless_headers
 from darkhaloscope.survey.priors import Psf
 from darkhaloscope.survey.psf import moffat_kernel
 from darkhaloscope.survey.release import BANDS, PIXEL_SCALE_ARCSEC, SAME_PIX, Release, release_of
@@ -38,6 +40,8 @@ WHOLE_PLANE_TARGETS = 128
 MAX_SIDE_PIX = 8192
 """No brick is larger (3600 pixels); a header that says so is damaged."""
 SCALE_TOLERANCE = 1.0e-3
+_HEADER_BYTES = 20 * BLOCK
+"""Every header of a coadd lies within the first of them (the longest known has 5 blocks)."""
 
 Answer = Cutout | str
 """Pixels, or the reject code that says why there are none."""
@@ -245,11 +249,25 @@ def _opened(mirror: Mirror, path: str) -> Iterator[Any]:
             # astropy only warns of a file that is shorter than its header says.
             warnings.filterwarnings("error", message=".*truncated.*", category=AstropyUserWarning)
             warnings.filterwarnings("ignore", category=fits.verify.VerifyWarning)
-            with fits.open(mirror.source(path), memmap=True) as units:
+            source = mirror.source(path)
+            _refuse_endless_headers(source, path)
+            with fits.open(source, memmap=True) as units:
                 yield _coadd_in(units, path)
     except (DataError, CredentialsExpired, _Damaged):
         raise
     except Exception as error:  # damaged files make astropy raise nearly anything
+        raise _Damaged(path) from error
+
+
+def _refuse_endless_headers(source: Any, path: str) -> None:
+    if isinstance(source, io.BytesIO):
+        head = source.getbuffer()[:_HEADER_BYTES].tobytes()
+    else:
+        with Path(source).open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+    try:
+        refuse_endless_headers(head, path)
+    except DataError as error:
         raise _Damaged(path) from error
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 
 from darkhaloscope.contracts.errors import DataError, SchemaMismatch
+from darkhaloscope.survey.fits_images import refuse_endless_headers
 
 NAMES: dict[str, tuple[str, ...]] = {
     "name": ("name", "target_id", "id", "system", "object1", "objid"),
@@ -175,6 +176,7 @@ def _unzipped(path: Path, data: bytes) -> tuple[bytes, str]:
 
 
 def _fits_rows(data: bytes, where: str) -> tuple[list[Row], dict[str, str]]:
+    refuse_endless_headers(data, where)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*truncated.*")

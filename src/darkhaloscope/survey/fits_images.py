@@ -20,6 +20,13 @@ MAX_PIXELS = 2**26
 """No cutout or coadd has more pixels in a unit: a compressed header that says so is damaged."""
 _MAX_TRAILING = 10 * BLOCK
 
+_MOST = {"NAXIS": 9, "ZNAXIS": 9, "TFIELDS": 999}
+"""What no file of images or catalogue rows exceeds; 999 columns are the standard's own limit."""
+_SOUND_UNITS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU, fits.BinTableHDU, fits.TableHDU)
+"""What astropy makes of a sound unit; what it cannot read becomes another kind, and goes unnoticed."""
+HEADER_BYTES = 2**20
+"""Every header of a survey file lies within the first of them."""
+
 Unit = tuple[fits.Header, NDArray[Any]]
 
 
@@ -39,6 +46,7 @@ def image_units(data: bytes, where: str) -> list[Unit]:
     if not data.startswith(b"SIMPLE  ="):
         problem = "is empty" if not data else f"is no FITS file: it begins with {bytes(data[:20])!r}"
         raise NotFits(where, problem)
+    refuse_endless_headers(data, where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -54,11 +62,30 @@ def image_units(data: bytes, where: str) -> list[Unit]:
         raise DataError(where, f"is a damaged FITS file: {cause}") from error
 
 
+def refuse_endless_headers(data: bytes, where: str) -> None:
+    """Counts that a header may declare, before anything is built of them.
+
+    astropy makes an object for every axis and column that a header declares: a damaged digit would have it
+    fill the memory of the machine. `data` is a file, or as much of it as holds the headers.
+    """
+    for keyword, most in _MOST.items():
+        card = f"{keyword:<8}= ".encode()
+        place = data.find(card)
+        while place >= 0:
+            value = data[place + len(card) : place + 80].split(b"/")[0].strip()
+            if place % 80 == 0 and value.isdigit() and int(value) > most:
+                raise DataError(where, f"declares {keyword} = {int(value)}, more than {most}")
+            place = data.find(card, place + 1)
+
+
 def _account_for_every_byte(units: fits.HDUList, data: bytes, where: str) -> None:
     end = 0
     for number, unit in enumerate(units):
         place = unit.fileinfo()
-        if place is None or place["hdrLoc"] != end:
+        begins = b"XTENSION=" if number else b"SIMPLE  ="
+        # What is not at its place astropy skips over in search of something that looks like a header.
+        sound = place is not None and place["hdrLoc"] == end and data.startswith(begins, end)
+        if not sound or not isinstance(unit, _SOUND_UNITS):
             raise DataError(
                 where, f"is a damaged FITS file: unit {number} does not begin where the last ends"
             )

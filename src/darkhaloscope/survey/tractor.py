@@ -29,6 +29,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import ConfigError, DataError, SchemaMismatch
+from darkhaloscope.survey.fits_images import HEADER_BYTES, refuse_endless_headers
 from darkhaloscope.survey.release import BANDS, Numbers, to_nmgy
 
 CHUNK_ROWS = 50_000
@@ -398,6 +399,8 @@ def _one_shape(columns: Arrays) -> Arrays:
 def _open_fits(path: Path, *, zipped: bool) -> tuple[dict[str, str], Reader]:
     where = str(path)
     try:
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            refuse_endless_headers(file.read(HEADER_BYTES), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with fits.open(path, memmap=False, lazy_load_hdus=True) as units:
