@@ -35,6 +35,8 @@ MARGIN_PIX = 4
 SLACK_PIX = 2
 """How far a stamp may be moved to lie inside, as `stamps.crop` does."""
 SCALE_TOLERANCE = 1.0e-3
+_LARGEST_PIXEL = 1.0e6
+"""No pixel of a brick's frame has a larger number."""
 OK = "ok"
 TRANSIENT = ("truncated", "not_fits", "damaged_file", "service_failed")
 """Verdicts that another day may change: they are asked for again by the next run."""
@@ -341,11 +343,21 @@ def _place(
 def _refuse_clipped(header: fits.Header, shape: tuple[int, ...], service: CutoutService) -> None:
     """Smaller than asked for although the brick goes on: the service cut it without a word."""
     for axis, length in ((1, shape[1]), (2, shape[0])):
-        start = int(header.get(f"BRICK_{'XY'[axis - 1]}0", 0))
+        start = round(_number(header, f"BRICK_{'XY'[axis - 1]}0"))
         # A brick's reference pixel is its middle, so the cutout tells how large the brick is.
-        brick = round(2.0 * (float(header[f"CRPIX{axis}"]) + start) - 1.0)
+        brick = round(2.0 * (_number(header, f"CRPIX{axis}") + start) - 1.0)
         if length < service.side - 1 and start > 0 and start + length < brick:
             raise _Refused("clipped")
+
+
+def _number(header: fits.Header, key: str) -> float:
+    try:
+        value = float(header.get(key, 0.0))
+    except (TypeError, ValueError):
+        value = np.nan
+    if not abs(value) < _LARGEST_PIXEL:
+        raise _Refused("damaged_file")
+    return value
 
 
 def _refuse_blank(planes: Mapping[str, Mapping[str, NDArray[Any]]], bands: str) -> None:
