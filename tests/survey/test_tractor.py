@@ -184,7 +184,13 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     assert peaks[1] - peaks[0] < 0.25 * size
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_broken_tables_are_errors_of_ours(tmp_path, data):
     path = write_fits(tmp_path / "a.fits", columns(5))
