@@ -330,6 +330,8 @@ def test_a_reader_that_believes_the_header_would_be_caught(sound, tmp_path):
     [
         (("NAXIS", "999999999", 0), "declares NAXIS = 999999999"),
         (("NAXIS", "999999999", 1), "declares NAXIS = 999999999"),
+        (("NAXIS", "99999999   3", 0), "declares NAXIS = 99999999   3"),
+        (("NAXIS", "9E9", 0), "declares NAXIS = 9E9"),
         (("BITPIX", "-64", 0), "does not begin where the last ends"),
         (("NAXIS2", "4000", 0), "truncated"),
     ],

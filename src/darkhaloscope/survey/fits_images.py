@@ -73,8 +73,9 @@ def refuse_endless_headers(data: bytes, where: str) -> None:
         place = data.find(card)
         while place >= 0:
             value = data[place + len(card) : place + 80].split(b"/")[0].strip()
-            if place % 80 == 0 and value.isdigit() and int(value) > most:
-                raise DataError(where, f"declares {keyword} = {int(value)}, more than {most}")
+            if place % 80 == 0 and not (value.isdigit() and len(value) < 20 and int(value) <= most):
+                said = value[:20].decode("latin-1")
+                raise DataError(where, f"declares {keyword} = {said}, no count from 0 to {most}")
             place = data.find(card, place + 1)
 
 
