@@ -51,6 +51,9 @@ ZERO_TOLERANCE = 1.0e-3
 LEAST_SCALE_ARCSEC, MOST_SCALE_ARCSEC = 0.01, 2.0
 """As the table of stamps allows."""
 
+MAX_INFLATED_BYTES = 2**28
+"""The most a gzipped FITS file may inflate to; one plane of a whole brick has 52 MB."""
+
 _PER_ROW = ("ra", "dec", "z", "sigma_v", "name")
 _LIMITS = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0), "z": (0.0, np.inf), "sigma_v": (0.0, np.inf)}
 
@@ -283,9 +286,11 @@ def _open_fits(path: Path) -> list[Unit]:
     if path.suffix == ".gz":
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                data = file.read(MAX_FILE_BYTES)
+                data = file.read(MAX_INFLATED_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(str(path), "is truncated or no gzip file") from error
+        if len(data) > MAX_INFLATED_BYTES:
+            raise DataError(str(path), f"inflates to more than {MAX_INFLATED_BYTES} bytes", "give a cutout")
     units = image_units(data, str(path))
     if not units:
         raise DataError(str(path), "holds no image")

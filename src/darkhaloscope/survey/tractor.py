@@ -13,13 +13,14 @@ Whatever is judged, is judged on blocks of one size: the rows that a caller asks
 """
 
 import gzip
+import math
 import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +30,17 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import ConfigError, DataError, SchemaMismatch
-from darkhaloscope.survey.fits_images import HEADER_BYTES, refuse_endless_headers
+from darkhaloscope.survey.fits_images import BLOCK, refuse_endless_headers
 from darkhaloscope.survey.release import BANDS, Numbers, to_nmgy
 
 CHUNK_ROWS = 50_000
 """Rows in memory at a time: 50 MB of a sweep."""
+MOST_UNITS = 16
+"""Where a file's first table is looked for; a catalogue's is the second unit."""
+MOST_HEADER_BLOCKS = 1000
+"""Of one header: 36,000 cards. A sweep's has a thousand."""
+MOST_ELEMENTS = 2**40
+"""Of one unit: no file of the survey has a terabyte."""
 DEPTH_SIGMAS = 5.0
 """Of the magnitudes that summaries call depth."""
 MAGNITUDES = (15.0, 30.0)
@@ -307,7 +314,8 @@ def _numbers(values: Any, name: str, where: str, first: int) -> Numbers:
     if array.dtype.kind not in "fiubOUS":
         raise SchemaMismatch(where, f"column '{name}' holds {array.dtype}, not numbers")
     try:
-        return array.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+            return array.astype(np.float64)
     except (TypeError, ValueError):
         for number, value in enumerate(array.tolist(), start=first + 1):
             if not _is_number(value):
@@ -327,9 +335,7 @@ def _is_number(value: Any) -> bool:
 def _integers(values: Any, name: str, where: str, first: int) -> NDArray[np.int64]:
     """Values as whole numbers, none of them absent: an identity or a mask cannot be guessed."""
     array = np.asarray(values)
-    if array.dtype.kind in "iu" and array.dtype.itemsize < 8 or array.dtype.kind == "b":  # noqa: RUF021
-        return array.astype(np.int64)
-    if array.dtype.kind == "i":
+    if array.dtype.kind in "ib":
         return array.astype(np.int64)
     numbers = _numbers(array, name, where, first)
     with np.errstate(invalid="ignore"):
@@ -399,13 +405,11 @@ def _one_shape(columns: Arrays) -> Arrays:
 def _open_fits(path: Path, *, zipped: bool) -> tuple[dict[str, str], Reader]:
     where = str(path)
     try:
-        with gzip.open(path) if zipped else path.open("rb") as file:
-            refuse_endless_headers(file.read(HEADER_BYTES), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with fits.open(path, memmap=False, lazy_load_hdus=True) as units:
-                table = _first_table(units, where)
-                dtype, start = table.columns.dtype.newbyteorder(">"), table.fileinfo()["datLoc"]
+            with _opened(path, zipped=zipped) as file:
+                table, start = _first_table(file, where)
+                dtype = table.columns.dtype.newbyteorder(">")
                 n, width = int(table.header["NAXIS2"]), int(table.header["NAXIS1"])
                 spelled = _spelled([c.name for c in table.columns], where)
                 described = {name: table.columns[spelling] for name, spelling in spelled.items()}
@@ -421,7 +425,7 @@ def _open_fits(path: Path, *, zipped: bool) -> tuple[dict[str, str], Reader]:
         raise DataError(where, f"is a damaged table: its header declares {n} rows")
 
     def read(names: list[str], rows: int) -> Iterator[Arrays]:
-        with gzip.open(path) if zipped else path.open("rb") as file:
+        with _opened(path, zipped=zipped) as file:
             try:
                 file.seek(start)
                 for first in range(0, n, rows):
@@ -439,11 +443,54 @@ def _open_fits(path: Path, *, zipped: bool) -> tuple[dict[str, str], Reader]:
     return {name: str(column.unit or "") for name, column in described.items()}, read
 
 
-def _first_table(units: fits.HDUList, where: str) -> fits.BinTableHDU:
-    table = next((unit for unit in units if isinstance(unit, fits.BinTableHDU)), None)
-    if table is None:
-        raise SchemaMismatch(where, "holds no table")
-    return table
+def _opened(path: Path, *, zipped: bool) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if zipped else path.open("rb")
+
+
+def _first_table(file: IO[bytes], where: str) -> tuple[fits.BinTableHDU, int]:
+    """The first binary table by its header alone, and where its rows begin.
+
+    astropy parses one header; the walk from unit to unit is ours. Its own takes a file whose header has no
+    end into memory as a whole, and makes an object for every axis that a damaged header declares.
+    """
+    start = 0
+    for number in range(MOST_UNITS):
+        file.seek(start)
+        head = _head(file, where)
+        if not head.startswith(b"XTENSION" if number else b"SIMPLE  ="):
+            break
+        if head[8:80].replace(b"'", b" ").split()[1:2] == [b"BINTABLE"]:
+            return fits.BinTableHDU.fromstring(head), start + len(head)
+        start += len(head) + _data_bytes(fits.Header.fromstring(head), where)
+    raise SchemaMismatch(where, "holds no table")
+
+
+def _head(file: IO[bytes], where: str) -> bytes:
+    """The header at this place, whole blocks; empty at the end of the file."""
+    blocks: list[bytes] = []
+    while len(blocks) < MOST_HEADER_BLOCKS:
+        block = file.read(BLOCK)
+        if not block and not blocks:
+            return b""
+        if len(block) < BLOCK:
+            raise DataError(where, "is truncated: it ends within a header")
+        blocks.append(block)
+        if any(block[k : k + 80].rstrip() == b"END" for k in range(0, BLOCK, 80)):
+            head = b"".join(blocks)
+            refuse_endless_headers(head, where)
+            return head
+    raise DataError(where, "is a damaged FITS file: a header does not end")
+
+
+def _data_bytes(header: fits.Header, where: str) -> int:
+    """Bytes of a unit's data, in whole blocks (FITS standard 4.0, section 4.4.1)."""
+    axes = [int(header[f"NAXIS{k + 1}"]) for k in range(int(header["NAXIS"]))]
+    groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+    elements = groups * (heap + math.prod(axes)) if axes else 0
+    if min([*axes, groups, heap]) < 0 or elements > MOST_ELEMENTS:
+        raise DataError(where, "is a damaged FITS file: a header declares a size that no file has")
+    blocks = -(-elements * (abs(int(header["BITPIX"])) // 8) // BLOCK)  # rounded up
+    return blocks * BLOCK
 
 
 def _spelled(names: Sequence[str], where: str) -> dict[str, str]:
@@ -462,7 +509,10 @@ def _scaled(values: NDArray[Any], column: Any, where: str) -> NDArray[Any]:
     if values.ndim > 1:
         raise SchemaMismatch(where, f"has arrays in the column '{column.name}', where one number is needed")
     scale, zero = (1.0 if column.bscale in ("", None) else column.bscale), column.bzero or 0
-    return values if scale == 1 and zero == 0 else values * scale + zero
+    if values.dtype.kind not in "iuf" or (scale == 1 and zero == 0):
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values * scale + zero)
 
 
 def _open_parquet(path: Path) -> tuple[dict[str, str], Reader]:
