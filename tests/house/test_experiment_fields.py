@@ -72,6 +72,8 @@ ELSEWHERE = {
     "survey__known_lenses": "below",
     "survey__known_lenses_optional": "below",
     "survey__assumed_psfsize_arcsec": "below",
+    "splits__block_nside": "test_a_filled_sky_is_cut_into_blocks_and_the_guard_band_keeps_splits_apart",
+    "splits__guard_share": "test_a_filled_sky_is_cut_into_blocks_and_the_guard_band_keeps_splits_apart",
     "splits__fractions": "test_the_seed_changes_the_plan_and_bad_fractions_are_refused",
 }
 

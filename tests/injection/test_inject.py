@@ -81,12 +81,27 @@ def test_sham_leaves_the_control_bit_for_bit(hosts):
     assert set(sham.column("flux_mode").to_pylist()) == {"sham"}
 
 
-def test_zero_light_keeps_signed_zeros_and_light_is_added_in_double():
+def test_light_is_added_in_double_and_outside_the_footprint_bits_stay():
     control = np.array([[-0.0, 1.0, 3.0]], np.float32)
-    assert add_to(control, np.zeros((1, 3))).tobytes() == control.tobytes()
-    assert add_to(control, np.array([[0.0, 0.0, 2e-7]])).tolist() == [
-        [-0.0, 1.0, float(np.float32(3 + 2e-7))]
-    ]
+    light, nowhere = np.array([[0.5, 0.0, 2e-7]]), np.zeros((1, 3), bool)
+    assert add_to(control, light, nowhere).tobytes() == control.tobytes()
+    lit = add_to(control, light, np.array([[False, True, True]]))
+    assert lit.tobytes() == np.array([[-0.0, 1.0, 3 + 2e-7]], np.float32).tobytes()
+
+
+def test_an_arc_ends_where_it_drowns_in_the_noise_and_nothing_changes_beyond(host_row):
+    pairs = Inject(recipe=Recipe(), seed=3).run(STAMPS.conform([host_row(k) for k in range(12)]))
+    usable = [row for row in range(12) if pairs.column("reject")[row].as_py() is None]
+    assert len(usable) > 8
+    for row in usable:
+        stamp, control = planes(pairs, "stamp_npz", row=row), planes(pairs, "ctrl_stamp_npz", row=row)
+        arc, invvar = planes(pairs, "arc_npz", "arc", row), planes(pairs, "invvar_npz", "invvar", row)
+        inside = arc != 0
+        assert np.array_equal(stamp[~inside].view("u4"), control[~inside].view("u4"))
+        assert (stamp[inside] != control[inside]).mean() > 0.99
+        assert (arc * np.sqrt(invvar))[inside].min() > 0.999e-3
+        left = [pairs.column(f"flux_left_out_{band}")[row].as_py() for band in "grz"]
+        assert all(-1e-3 < share < 0.06 for share in left), left
 
 
 def test_infinite_gain_is_noiseless(host_row):

@@ -86,7 +86,7 @@ def test_a_pair_differs_by_its_arc_and_by_nothing_else(host_row):
     for k in range(20):
         imaging = draw(ALWAYS, task=f"t#{k}")
         control = apply_nuisances(host, imaging, where="t")
-        lit = add_to(control.image, arc)
+        lit = add_to(control.image, arc, arc != 0)
         dark = arc == 0
         assert np.array_equal(lit[dark], control.image[dark])
         difference = lit.astype(np.float64) - control.image.astype(np.float64)

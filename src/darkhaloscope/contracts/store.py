@@ -213,7 +213,7 @@ class Dataset:
         where = f"{self.where}/{shard.file}"
         wanted = list(columns) if columns is not None else None
         try:
-            with pq.ParquetFile(self.files.open(shard.file)) as file:
+            with pq.ParquetFile(self.files.open(shard.file), memory_map=True) as file:
                 self._refuse_other_columns(file.schema_arrow, wanted, where)
                 rows = file.read(columns=wanted)
         except FileNotFoundError as error:

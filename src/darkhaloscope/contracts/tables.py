@@ -5,7 +5,7 @@ Conventions: fluxes in nanomaggies (nmgy) at zero-point 22.5 AB; angles of a maj
 Catalogue columns carry the Tractor's names, truth columns lenstronomy's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +46,10 @@ REJECTS = (
     "off_target",
     "not_native",
     "service_failed",
+    "guard_band",
 )
-"""Why a row has no pixels. The last seven say what a cutout service sent instead of a cutout."""
+"""Why a row has no pixels, or is not used. From `truncated` to `service_failed`: what a cutout
+service sent instead of a cutout."""
 
 EVIDENCE = ("spec_two_z", "confident", "probable", "candidate")
 """What a published lens rests on, strongest first: redshifts of lens and source, or somebody's grade."""
@@ -177,23 +179,27 @@ class Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise SchemaMismatch(where, f"column '{column.name}' is not {column.dtype}: {error}") from error
 
+    def violations(self, rows: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
+        """Each promise of a present column that rows break, with the mask of those rows."""
+        for column in self.columns:
+            if column.name in rows.column_names:
+                for promise, mask in column.violations(rows.column(column.name)).items():
+                    if pc.any(mask).as_py():
+                        yield f"{column.name} {promise}", mask
+
     def check(self, rows: pa.Table) -> Findings:
         """Every promise of every column, plus the uniqueness of the key: one finding for each that is broken.
 
         A table without faults gives the single finding ``schema_<name>`` with value 0.
         """
-        found = []
-        for column in self.columns:
-            if column.name not in rows.column_names:
-                found.append(
-                    _broken(self, f"column '{column.name}' is absent", rows.num_rows or 1, rows.num_rows, [])
-                )
-                continue
-            for promise, mask in column.violations(rows.column(column.name)).items():
-                count = int(pc.sum(mask).as_py() or 0)
-                if count:
-                    examples = _keys(self, rows, mask)
-                    found.append(_broken(self, f"{column.name} {promise}", count, rows.num_rows, examples))
+        found = [
+            _broken(self, f"column '{column.name}' is absent", rows.num_rows or 1, rows.num_rows, [])
+            for column in self.columns
+            if column.name not in rows.column_names
+        ]
+        for broken, mask in self.violations(rows):
+            count = int(pc.sum(mask).as_py())
+            found.append(_broken(self, broken, count, rows.num_rows, _keys(self, rows, mask)))
         if self.key in rows.column_names:
             repeated = rows.num_rows - int(pc.count_distinct(rows.column(self.key)).as_py())
             if repeated:
@@ -417,7 +423,7 @@ STAMPS = Table(
 
 PAIRED_STAMPS = Table(
     name="paired_stamps",
-    version=2,
+    version=3,
     doc="The same galaxy twice: with an injected arc, and untouched. One row per injection task.",
     key="task_id",
     columns=(
@@ -453,7 +459,17 @@ PAIRED_STAMPS = Table(
             "1/nmgy^2",
             nullable=True,
         ),
-        Column("arc_npz", _B, "arc_g, …: the arc alone, noiseless, PSF-convolved.", "nmgy", nullable=True),
+        Column(
+            "arc_npz",
+            _B,
+            "arc_g, …: the arc alone, noiseless, PSF-convolved, 0 outside its footprint, which is where it "
+            "is above 1e-3 of the pixel noise: outside, stamp and control are the same bits.",
+            "nmgy",
+            nullable=True,
+        ),
+        *_per_band(
+            "flux_left_out", _F, "Share of the arc's light on the stamp outside its footprint", nullable=True
+        ),
         Column(
             "theta_e_arcsec",
             _F,
@@ -532,6 +548,41 @@ PAIRED_STAMPS = Table(
             at_least=0,
         ),
         Column("reject", _S, "Why no arc was added; null when it was.", nullable=True, one_of=REJECTS),
+    ),
+)
+
+PAIR_AUDIT = Table(
+    name="pair_audit",
+    version=1,
+    doc="What one pass over the pixels of every pair found, and what is compared over all rows.",
+    key="row_id",
+    columns=(
+        Column("row_id", _S, "task_id of the pair."),
+        Column("target_id", _S, "Survey object."),
+        Column("host_id", _S, "Galaxy."),
+        Column("host_domain", _S, "What the galaxy's pixels are.", one_of=DOMAINS),
+        Column("source_id", _S, "The real galaxy that was lensed.", nullable=True),
+        Column("brickname", _S, "Brick.", nullable=True),
+        Column("ra_deg", _D, "Right ascension.", "deg", nullable=True),
+        Column("dec_deg", _D, "Declination.", "deg", nullable=True),
+        Column("cell", _L, "HEALPix cell, NSIDE 64, nested.", nullable=True),
+        Column("reject", _S, "Why there is no arc; null where there is.", nullable=True, one_of=REJECTS),
+        Column("faults", _S, "Names of the checks that the row breaks, joined by spaces.", nullable=True),
+        Column("schema_faults", _S, "Promises of the table that it breaks, joined by '; '.", nullable=True),
+        Column("residual_sigmas", _F, "Largest departure from the declared arc.", "sigma", nullable=True),
+        Column("arc_snr_found", _F, "arc_snr as the pixels have it.", nullable=True),
+        Column("arc_snr_mf_found", _F, "arc_snr_mf as the pixels have it.", nullable=True),
+        *_per_band(
+            "x_offset", _F, "Light centroid of the control minus the declared centre", "pix", nullable=True
+        ),
+        *_per_band(
+            "y_offset", _F, "Light centroid of the control minus the declared centre", "pix", nullable=True
+        ),
+        *_per_band("light", _F, "Flux of the control within 8 px", "nmgy", nullable=True),
+        *_per_band("sigma", _F, "Noise of a pixel in the corners", "nmgy", nullable=True),
+        *_per_band("flux", _F, "Host flux of the catalogue", "nmgy", nullable=True),
+        Column("signature_a", _L, "First half of the control's 128-bit signature.", nullable=True),
+        Column("signature_b", _L, "Second half.", nullable=True),
     ),
 )
 
@@ -650,4 +701,4 @@ CONTAMINANTS = Table(
     ),
 )
 
-HOUSE_TABLES = (BRICKS, TARGETS, STAMPS, PAIRED_STAMPS, SPLITS, SCORES, ANCHORS, CONTAMINANTS)
+HOUSE_TABLES = (BRICKS, TARGETS, STAMPS, PAIRED_STAMPS, PAIR_AUDIT, SPLITS, SCORES, ANCHORS, CONTAMINANTS)

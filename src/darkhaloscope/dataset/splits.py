@@ -1,22 +1,32 @@
 """Four splits that share no sky cell and no host: train, select, calib, test.
 
 train fits the weights, select stops training early, calib sets thresholds, test is opened once. A *group* (a
-HEALPix cell, or a host without a sky position) is never cut. Groups are visited in the order of a keyed hash
-and each goes to the split that lacks most rows, so that fractions hold even for few cells and nothing depends
-on the order of the input.
+HEALPix cell, or a host without a sky position) is never cut. Blocks of groups are visited in the order of a
+keyed hash and each goes to the split that lacks most rows, so that fractions hold even for few cells and
+nothing depends on the order of the input.
+
+Between cells of two splits lies a *guard band* of a cell: where two neighbours belong to different splits,
+the rows of one are set aside (train gives way first, test last). Stamps that overlap, bricks that lie in two
+cells and seeing that two cells share then stand in one split. On a sky of scattered cells that costs little;
+on a filled one nearly every cell has such a neighbour, so cells are first gathered into blocks, as large as
+needed.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, SPLITS_NAMES, STAMPS, Table
+from darkhaloscope.survey.release import CELL_NSIDE, neighbouring_cells
+
+_CELL = "cell:"
 
 SplitName = Literal["train", "select", "calib", "test"]
 
@@ -42,6 +52,9 @@ class SplitConfig(Frozen):
     """How rows are split, and which of them train and select may use.
 
     seed           orders the groups
+    block_nside    cells are gathered into blocks of this HEALPix resolution, each of one split; None: the
+                   finest that keeps the fractions and whose guard band costs at most `guard_share` of the
+                   rows, else the cheapest that keeps them
     snr_floor_mf   train and select positives fainter than this matched-filter S/N are set aside with the code
                    `below_snr_floor`; calib and test have no floor
     """
@@ -49,6 +62,8 @@ class SplitConfig(Frozen):
     seed: int = 42
     fractions: Fractions = Fractions()
     snr_floor_mf: float = 5.0
+    block_nside: Literal[64, 32, 16, 8, 4, 2] | None = None
+    guard_share: float = Field(default=0.1, ge=0, le=1)
 
 
 def plan_splits(
@@ -60,7 +75,52 @@ def plan_splits(
                are met within each, and a group that stands in several keeps one split
     reserved   groups whose split is already decided, such as the cells of look-alikes, which are test only
     """
-    plan: dict[str, SplitName] = dict(reserved or {})
+    if config.block_nside is not None:
+        return _plan(strata, config, reserved or {}, config.block_nside)
+    tried: list[tuple[bool, float, dict[str, SplitName]]] = []
+    for nside in _BLOCKS:
+        plan = _plan(strata, config, reserved or {}, nside)
+        cost, off = _guarded_share(strata, plan), _departure(strata, plan, config.fractions) > _TOLERANCE
+        if cost <= config.guard_share and not off:
+            return plan
+        tried.append((off, cost, plan))
+    return min(tried, key=lambda found: found[:2])[2]
+
+
+_TOLERANCE = 0.045
+
+
+def _departure(
+    strata: Sequence[Mapping[str, int]], plan: Mapping[str, SplitName], fractions: Fractions
+) -> float:
+    """Largest difference between a split's share of all rows and the declared one."""
+    rows = dict.fromkeys(SPLITS_NAMES, 0)
+    for counts in strata:
+        for group, n in counts.items():
+            rows[plan[group]] += n
+    total = max(sum(rows.values()), 1)
+    return max(abs(rows[name] / total - getattr(fractions, name)) for name in SPLITS_NAMES)
+
+
+_BLOCKS: tuple[int, ...] = (64, 32, 16, 8, 4, 2)
+
+
+def _block(group: str, nside: int) -> str:
+    """The block a group belongs to: its cell's parent at a coarser resolution, or itself."""
+    if nside == CELL_NSIDE or not group.startswith(_CELL):
+        return group
+    return f"block:{nside}:{int(group.removeprefix(_CELL)) // (CELL_NSIDE // nside) ** 2}"
+
+
+def _plan(
+    strata: Sequence[Mapping[str, int]],
+    config: SplitConfig,
+    reserved: Mapping[str, SplitName],
+    nside: int,
+) -> dict[str, SplitName]:
+    """Splits of all groups when the sky is cut into blocks of one resolution."""
+    plan: dict[str, SplitName] = dict(reserved)
+    blocks: dict[str, SplitName] = {}
     for counts in strata:
         total = sum(counts.values())
         lacking: dict[SplitName, float] = {
@@ -69,11 +129,40 @@ def plan_splits(
             "calib": config.fractions.calib * total,
             "test": config.fractions.test * total,
         }
-        for group in sorted(counts, key=lambda g: _order(config.seed, g)):
-            if group not in plan:
-                plan[group] = _neediest(lacking, config.fractions)
-            lacking[plan[group]] -= counts[group]
+        members: dict[str, list[str]] = {}
+        for group in sorted(counts):
+            if group in reserved:
+                lacking[plan[group]] -= counts[group]
+            else:
+                members.setdefault(_block(group, nside), []).append(group)
+        for block in sorted(members, key=lambda b: _order(config.seed, b)):
+            split = blocks.setdefault(block, _neediest(lacking, config.fractions))
+            plan |= dict.fromkeys(members[block], split)
+            lacking[split] -= sum(counts[group] for group in members[block])
     return plan
+
+
+def guard_band(plan: Mapping[str, SplitName]) -> tuple[str, ...]:
+    """Groups whose rows are set aside because a neighbouring cell belongs to another split.
+
+    Of two such neighbours the one whose split comes first in train, select, calib, test is set aside.
+    """
+    split_of = {int(g.removeprefix(_CELL)): split for g, split in plan.items() if g.startswith(_CELL)}
+    if not split_of:
+        return ()
+    cells = np.array(sorted(split_of))
+    rank = np.array([SPLITS_NAMES.index(split_of[cell]) for cell in cells.tolist()])
+    around = neighbouring_cells(cells)
+    place = np.minimum(np.searchsorted(cells, around), len(cells) - 1)
+    beyond = np.where(cells[place] == around, rank[place], -1)
+    aside = (beyond > rank[:, None]).any(axis=1)
+    return tuple(f"{_CELL}{cell}" for cell in cells[aside])
+
+
+def _guarded_share(strata: Sequence[Mapping[str, int]], plan: Mapping[str, SplitName]) -> float:
+    guard = frozenset(guard_band(plan))
+    total = sum(sum(counts.values()) for counts in strata)
+    return sum(n for counts in strata for group, n in counts.items() if group in guard) / max(total, 1)
 
 
 def _neediest(lacking: Mapping[SplitName, float], fractions: Fractions) -> SplitName:
@@ -102,26 +191,23 @@ class AssignSplits(Job):
 
     job: Literal["assign_splits"] = "assign_splits"
     plan: dict[str, SplitName]
+    guard: tuple[str, ...] = ()
     snr_floor_mf: float = 5.0
 
     def run(self, batch: pa.Table) -> pa.Table:
         """Paired stamps to splits, row by row."""
         splits = [self.plan[group] for group in batch.column("group").to_pylist()]
-        floored = [
-            code
-            or (
-                "below_snr_floor"
-                if split in ("train", "select") and (mf or 0.0) < self.snr_floor_mf
-                else None
-            )
-            for code, split, mf in zip(
-                batch.column("reject").to_pylist(),
-                splits,
-                batch.column("arc_snr_mf").to_pylist(),
-                strict=True,
-            )
+        columns = (batch.column(name).to_pylist() for name in ("group", "arc_snr_mf"))
+        guard = frozenset(self.guard)
+        aside = [
+            "guard_band" if group in guard else self._below_floor(split, mf)
+            for group, mf, split in zip(*columns, splits, strict=True)
         ]
-        return _split_rows(batch, "task_id", splits, floored)
+        return _split_rows(batch, "task_id", splits, aside)
+
+    def _below_floor(self, split: str, mf: float | None) -> str | None:
+        faint = split in ("train", "select") and (mf or 0.0) < self.snr_floor_mf
+        return "below_snr_floor" if faint else None
 
 
 class AssignTargetSplits(Job):
@@ -133,14 +219,19 @@ class AssignTargetSplits(Job):
 
     job: Literal["assign_target_splits"] = "assign_target_splits"
     plan: dict[str, SplitName]
+    guard: tuple[str, ...] = ()
 
     def run(self, batch: pa.Table) -> pa.Table:
         """Stamps to splits, row by row."""
-        splits = [self.plan[group] for group in batch.column("group").to_pylist()]
-        return _split_rows(batch, "target_id", splits, batch.column("reject").to_pylist())
+        groups = batch.column("group").to_pylist()
+        guard = frozenset(self.guard)
+        aside = ["guard_band" if group in guard else None for group in groups]
+        return _split_rows(batch, "target_id", [self.plan[group] for group in groups], aside)
 
 
-def _split_rows(batch: pa.Table, key: str, splits: Sequence[str], rejects: Sequence[str | None]) -> pa.Table:
+def _split_rows(batch: pa.Table, key: str, splits: Sequence[str], aside: Sequence[str | None]) -> pa.Table:
+    """Rows of SPLITS; what the data rejected keeps its code, others get that of why they are set aside."""
+    own = batch.column("reject").to_pylist()
     return SPLITS.conform(
         {
             "row_id": batch.column(key),
@@ -149,6 +240,6 @@ def _split_rows(batch: pa.Table, key: str, splits: Sequence[str], rejects: Seque
             "group": batch.column("group"),
             "kind": batch.column("kind"),
             "split": list(splits),
-            "reject": list(rejects),
+            "reject": [code or other for code, other in zip(own, aside, strict=True)],
         }
     )

@@ -33,8 +33,10 @@ def shot_noise(arc: npt.ArrayLike, gain: npt.ArrayLike, rng: np.random.Generator
     return noise
 
 
-def add_to(control: npt.NDArray[np.float32], light: FloatArray) -> npt.NDArray[np.float32]:
-    """float32(control + light) where there is light; elsewhere the control's own bits, signs of zeros too."""
+def add_to(
+    control: npt.NDArray[np.float32], light: FloatArray, footprint: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """float32(control + light) within the footprint; elsewhere the control's own bits."""
     lit = control.copy()
-    np.add(control, light, out=lit, where=light != 0.0, casting="same_kind", dtype=np.float64)
+    np.add(control, light, out=lit, where=footprint, casting="same_kind", dtype=np.float64)
     return lit

@@ -1,8 +1,8 @@
 """The jobs that put arcs into stamps: `Inject` makes pairs, `MakeAnchors` makes mock lenses.
 
 A pair is the same galaxy twice: the control is the survey's blob, byte for byte, and the stamp is
-``float32(control + arc + the arc's own photon noise)``. Nothing else differs. A row that cannot carry an arc
-keeps its place with a reject code and without pixels.
+``float32(control + arc + the arc's own photon noise)`` within the arc's footprint. Nothing else differs. A
+row that cannot carry an arc keeps its place with a reject code and without pixels.
 """
 
 import warnings
@@ -28,6 +28,7 @@ from darkhaloscope.injection.nuisance import Imaging, apply_nuisances, arc_psf, 
 from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.injection.render import Arc, ArcTask, Frame, Renderer, Response
 from darkhaloscope.stamps.measure import (
+    arc_footprint,
     arc_snr_bands,
     arc_snr_mf,
     arc_snr_mf_bands,
@@ -91,10 +92,11 @@ class Injected:
 
     stamp    float32 (band, y, x), control + arc + shot noise [nmgy]
     invvar   float32, the arc's photons included
-    arc      float32, noiseless [nmgy]
+    arc      float32, noiseless [nmgy], 0 outside its footprint
     gain     effective gain per band [e-/nmgy]
     scale    what the source's intrinsic flux was multiplied by: 1 unless an S/N was aimed at, 0 for a sham
     flux_nmgy       lensed flux per band, after that scale
+    left_out        share per band of the arc's light on the stamp that lies outside its footprint
     magnification   lensed over intrinsic flux in r, whatever the scale
     peak_snr, sum_snr, snr_mf   S/N per band before the arc's own photons: see `stamps.measure`
     """
@@ -105,6 +107,7 @@ class Injected:
     gain: FloatArray
     scale: float
     flux_nmgy: FloatArray
+    left_out: FloatArray
     magnification: float
     peak_snr: FloatArray
     sum_snr: FloatArray
@@ -156,24 +159,33 @@ def add_arc(
     scale = 0.0 if sham else 1.0
     if truth.target_snr is not None:
         scale *= truth.target_snr / float(arc_snr_mf(seen, control.invvar))
-    arc = scale * seen
+    whole = scale * seen
+    footprint = arc_footprint(whole, control.invvar)
+    arc = np.where(footprint, whole, 0.0)
     noise = shot_noise(arc, gain, rng)
     # Photons add variance, white-equivalent like the rest: 1/w + a/G. A masked pixel (w = 0) stays masked.
     weight = control.invvar.astype(np.float64)
     photons = np.maximum(arc, 0.0) / gain[:, None, None]
     r = BANDS.index("r")
     return Injected(
-        stamp=add_to(control.image, arc + noise),
+        stamp=add_to(control.image, arc + noise, footprint),
         invvar=(weight / (1.0 + weight * photons)).astype(np.float32),
         arc=arc.astype(np.float32),
         gain=gain,
         scale=scale,
         flux_nmgy=scale * unit.flux_nmgy,
+        left_out=_share_left_out(whole, arc),
         magnification=float(unit.flux_nmgy[r] / truth.source.flux_nmgy[r]),
         peak_snr=arc_snr_bands(arc, control.invvar),
         sum_snr=arc_snr_sum_bands(arc, control.invvar),
         snr_mf=arc_snr_mf_bands(arc, control.invvar),
     )
+
+
+def _share_left_out(whole: FloatArray, kept: FloatArray) -> FloatArray:
+    total = whole.sum(axis=(1, 2))
+    lost = total - kept.sum(axis=(1, 2))
+    return np.asarray(np.divide(lost, total, out=np.zeros(len(BANDS)), where=total > 0.0))
 
 
 def host_gain(stamp: Stamp, row: Row) -> FloatArray:
@@ -398,6 +410,7 @@ def measured_columns(done: Injected, control: Stamp) -> dict[str, Any]:
     return {
         **{f"lensed_mag_{band}": _known(mag) for band, mag in zip(BANDS, lensed, strict=True)},
         "flux_scale": done.scale,
+        **_by_band("flux_left_out", done.left_out),
         "magnification": done.magnification,
         "arc_snr": float(done.peak_snr[BANDS.index("r")]),
         "arc_snr_sum": float(np.sqrt(np.sum(done.sum_snr**2))),

@@ -12,19 +12,22 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from darkhaloscope.contracts.checks import Findings
+from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.config import find_config
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
-from darkhaloscope.dataset.foundation import check_lookalikes, check_pairs, check_splits
+from darkhaloscope.dataset.foundation import check_lookalikes
+from darkhaloscope.dataset.pair_checks import VerifyPairs, pair_findings
+from darkhaloscope.dataset.split_checks import check_splits
 from darkhaloscope.dataset.splits import (
     AssignSplits,
     AssignTargetSplits,
     SplitName,
     group_counts,
+    guard_band,
     plan_splits,
 )
 from darkhaloscope.injection.draw import settled
@@ -49,6 +52,7 @@ class DataStages:
         out/lenses                cutouts of known lenses
         out/pairs-NAME, sham-NAME injections and zero-flux injections into the source NAME (sky, hosts)
         out/splits-…              one for each dataset that is split
+        out/audit-…               what the checks of the pixels found, one for each dataset of pairs
     """
 
     experiment: Experiment
@@ -172,7 +176,8 @@ class DataStages:
     @cached_property
     def pair_splits(self) -> dict[str, Dataset]:
         """Split of every pair, by source."""
-        job = AssignSplits(plan=self.plan, snr_floor_mf=self.experiment.splits.snr_floor_mf)
+        floor = self.experiment.splits.snr_floor_mf
+        job = AssignSplits(plan=self.plan, guard=guard_band(self.plan), snr_floor_mf=floor)
         return {
             name: self.run_job(f"splits-pairs-{name}", job, d, workers=1) for name, d in self.pairs.items()
         }
@@ -180,20 +185,30 @@ class DataStages:
     @cached_property
     def target_splits(self) -> dict[str, Dataset]:
         """Split of every target of the sources, by source."""
-        job = AssignTargetSplits(plan=self.plan)
+        job = AssignTargetSplits(plan=self.plan, guard=guard_band(self.plan))
         return {name: self.run_job(f"splits-{name}", job, d, workers=1) for name, d in self.sources.items()}
+
+    def _audits(self, datasets: Mapping[str, Dataset], stem: str, *, sham: bool) -> dict[str, pa.Table]:
+        """What one pass over all pixels of each dataset found, row by row; a changed dataset is audited anew."""
+        job = VerifyPairs(sham=sham, size=self.experiment.survey.size)
+        folders = {name: f"audit-{stem}-{name}-{d.fingerprint[:8]}" for name, d in datasets.items()}
+        return {name: self.run_job(folders[name], job, d).read() for name, d in datasets.items()}
 
     @cached_property
     def data_checks(self) -> Findings:
         """What the pixels and the splits of the pairs show, all rows: a failure here stops training."""
-        findings = Findings()
-        for pairs in self.pairs.values():
-            findings += check_pairs(pairs)
-        for sham in self.shams.values():
-            findings += check_pairs(sham, sham=True)
-        findings = _merged(findings)
-        splits = [*self.pair_splits.values(), *self.target_splits.values()]
-        return findings + check_splits(splits, pairs=tuple(self.pairs.values()))
+        audits = self._audits(self.pairs, "pairs", sham=False)
+        shams = self._audits(self.shams, "sham", sham=True)
+        findings = _merged(
+            {name: pair_findings([rows]) for name, rows in audits.items()}
+            | {f"{name}, no flux": pair_findings([rows], sham=True) for name, rows in shams.items()}
+        )
+        return findings + check_splits(
+            [*self.pair_splits.values(), *self.target_splits.values()],
+            data=[*self.pairs.values(), *self.sources.values()],
+            audits=list(audits.values()),
+            fractions=self.experiment.splits.fractions,
+        )
 
     @cached_property
     def foundation(self) -> Findings:
@@ -264,17 +279,22 @@ def of_split(
     return pa.concat_tables(pieces)
 
 
-def _merged(findings: Findings) -> Findings:
-    """The same check on several datasets becomes one finding: the worst value over all rows."""
-    worst: dict[tuple[str, str], Any] = {}
-    for finding in findings:
-        key = (finding.name, finding.detail if finding.name.startswith("schema_") else "")
-        held = worst.get(key)
-        if held is None:
-            worst[key] = finding
-            continue
-        chosen = finding if (finding.value or 0) > (held.value or 0) else held
-        worst[key] = chosen.model_copy(update={"n": (held.n or 0) + (finding.n or 0)})
+_WORST = {Status.FAIL: 2, Status.NOT_EVALUATED: 1, Status.PASS: 0}
+
+
+def _merged(parts: Mapping[str, Findings]) -> Findings:
+    """The same check on several datasets becomes one finding: the worst of them, over all their rows."""
+    worst: dict[tuple[str, str], Finding] = {}
+    for name, findings in parts.items():
+        for found in findings:
+            key = (found.name, found.detail if found.name.startswith("schema_") else "")
+            finding = found
+            if len(parts) > 1 and found.detail:
+                finding = found.model_copy(update={"detail": f"{name}: {found.detail}"})
+            held = worst.setdefault(key, finding)
+            if held is not finding:
+                chosen = max(held, finding, key=lambda f: (_WORST[f.status], f.value or 0.0))
+                worst[key] = chosen.model_copy(update={"n": (held.n or 0) + (finding.n or 0)})
     return Findings(worst.values())
 
 

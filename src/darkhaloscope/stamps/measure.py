@@ -22,6 +22,7 @@ CORE_RADIUS_PIX = 5.0
 CORE_BOX_PIX = 10
 OUTER_RADIUS_PIX = 20.0
 SHUFFLE_BINS = 8
+FOOTPRINT_SIGMAS = 1e-3
 
 Center = float | ArrayLike | None
 Bool = NDArray[np.bool_]
@@ -316,6 +317,20 @@ def arc_snr_mf_bands(arc: Real, invvar: Real) -> NDArray[np.float64]:
 def arc_snr_mf(arc: Real, invvar: Real) -> NDArray[np.float64]:
     """Matched-filter S/N of the three bands together, added in quadrature. Returns (...,)."""
     return np.asarray(np.sqrt((arc_snr_mf_bands(arc, invvar) ** 2).sum(axis=-1)))
+
+
+def arc_footprint(arc: Real, invvar: Real) -> Bool:
+    """Pixels where a noiseless arc is above 1e-3 of the pixel noise: where light is added at all.
+
+    arc, invvar   (..., band, y, x) [nmgy], [1/nmgy²]; a masked pixel (invvar <= 0) counts as the quietest of
+                  its plane, so that an arc runs on across it
+
+    Outside, a stamp is its control, bit for bit. What is left out there is a hundredth of a faint arc's flux
+    and a millionth of its squared S/N. Returns booleans shaped like arc; a plane that is masked everywhere
+    has no footprint.
+    """
+    weight = np.where(invvar > 0.0, invvar, invvar.max(axis=(-2, -1), keepdims=True)).astype(np.float64)
+    return np.asarray(arc * np.sqrt(np.maximum(weight, 0.0)) > FOOTPRINT_SIGMAS)
 
 
 def core_flux_share(

@@ -11,6 +11,7 @@ from typing import Any
 
 import astropy_healpix.healpy as healpix
 import numpy as np
+from astropy_healpix import neighbours
 from numpy.typing import ArrayLike, NDArray
 
 from darkhaloscope.contracts.errors import ConfigError
@@ -214,6 +215,13 @@ def healpix_cell(ra_deg: ArrayLike, dec_deg: ArrayLike, nside: int = CELL_NSIDE)
     """HEALPix cell of a position [deg], nested order."""
     cell: Any = healpix.ang2pix(nside, ra_deg, dec_deg, nest=True, lonlat=True)
     return np.asarray(cell, dtype=np.int64)
+
+
+def neighbouring_cells(cell: ArrayLike, nside: int = CELL_NSIDE) -> NDArray[np.int64]:
+    """The eight cells around each nested HEALPix cell, (n, 8); -1 where there are only seven."""
+    with np.errstate(invalid="ignore"):  # what astropy_healpix says of a neighbour that is not there
+        around: Any = neighbours(np.atleast_1d(cell), nside, order="nested")
+    return np.asarray(around, dtype=np.int64).T
 
 
 def cell_centre(cell: ArrayLike, nside: int = CELL_NSIDE) -> tuple[Numbers, Numbers]:

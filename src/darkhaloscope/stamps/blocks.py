@@ -1,0 +1,170 @@
+"""Many blobs at once: a column of stamps as one array, without a step for each row but its checksums.
+
+What `write_npz` puts around the planes of a stamp is the same bytes for every stamp of a size, except for the
+checksums. A row whose frame is those bytes holds its pixels where the frame says; every other row (foreign
+archives, other sizes, damage) goes through `decode_planes`, which reads or refuses it by itself.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from darkhaloscope.contracts.errors import StampError
+from darkhaloscope.stamps.npz import write_npz
+from darkhaloscope.stamps.stamp import decode_planes, decode_stamp
+from darkhaloscope.survey.release import BANDS
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Planes of many rows, and what is wrong with those that have none.
+
+    planes     (n, band, y, x) float32; NaN in the rows named below
+    unreadable why a blob is no stamp, by row
+    resized    rows whose planes have another size
+    thin       images that lack a band, or hold a constant one
+    """
+
+    planes: NDArray[np.float32]
+    unreadable: dict[int, str]
+    resized: frozenset[int]
+    thin: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The bytes around the planes of a stored stamp, and where planes and checksums lie in them.
+
+    headers    where the checked bytes of each plane begin: its NPY header, then its pixels
+    planes     where its pixels begin
+    checksums  its checksum in the local header and in the directory
+    """
+
+    template: Bytes
+    headers: tuple[int, ...]
+    planes: tuple[int, ...]
+    checksums: tuple[tuple[int, int], ...]
+    fixed: tuple[slice, ...]
+    plane_bytes: int
+
+
+@functools.lru_cache(maxsize=32)
+def _frame(prefix: str, shape: tuple[int, int]) -> _Frame:
+    """Found by looking, so that only `write_npz` knows the format: marked planes are written and sought."""
+    rng = np.random.default_rng(7)
+    marks = [rng.integers(0, 256, (*shape, 4), dtype=np.uint8).view("<f4")[..., 0] for _ in BANDS]
+    blob = write_npz({f"{prefix}_{band}": mark for band, mark in zip(BANDS, marks, strict=True)})
+    planes = tuple(blob.index(mark.tobytes()) for mark in marks)
+    size = marks[0].nbytes
+    headers = tuple(blob.rindex(np.lib.format.MAGIC_PREFIX, 0, plane) for plane in planes)
+    checked = (blob[h : p + size] for h, p in zip(headers, planes, strict=True))
+    sums = [isal_zlib.crc32(part).to_bytes(4, "little") for part in checked]
+    places = tuple((blob.index(s), blob.rindex(s)) for s in sums)
+    holes = sorted([(p, p + size) for p in planes] + [(at, at + 4) for pair in places for at in pair])
+    edges = [0, *(edge for hole in holes for edge in hole), len(blob)]
+    fixed = tuple(slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a)
+    return _Frame(np.frombuffer(blob, np.uint8), headers, planes, places, fixed, size)
+
+
+class Blobs:
+    """A column of blobs that hold the planes ``prefix_g, prefix_r, prefix_z``, decoded some rows at a time.
+
+    blobs   binary column, e.g. ``ctrl_stamp_npz`` of a shard
+    shape   (y, x) of the planes
+    where   what an error message calls each row
+    """
+
+    def __init__(
+        self, blobs: pa.ChunkedArray | pa.Array, prefix: str, shape: tuple[int, int], *, where: Sequence[str]
+    ) -> None:
+        self.prefix, self.shape, self.where = prefix, shape, where
+        self._column = blobs.combine_chunks() if isinstance(blobs, pa.ChunkedArray) else blobs
+        self._frame = _frame(prefix, shape)
+        self._data, self._offsets = _bytes_of(self._column)
+        self._framed = self._framed_rows()
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def block(self, rows: NDArray[np.intp] | None = None) -> Block:
+        """The planes of some rows (all by default), every checksum verified.
+
+        A constant band of an image is not looked for where the frame fits: the caller sees the pixels.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        planes = np.empty((len(rows), len(BANDS), *self.shape), dtype=np.float32)
+        rest = [k for k, row in enumerate(rows.tolist()) if not self._copied(row, planes[k])]
+        unreadable: dict[int, str] = {}
+        resized, thin = set(), set()
+        for k in rest:
+            planes[k] = np.nan
+            try:
+                found, bands = self._one(int(rows[k]))
+            except StampError as error:
+                unreadable[k] = error.problem
+                continue
+            if bands < len(BANDS):
+                thin.add(k)
+            elif found.shape[1:] != self.shape:
+                resized.add(k)
+            else:
+                planes[k] = found
+        return Block(planes, unreadable, frozenset(resized), frozenset(thin))
+
+    def _framed_rows(self) -> NDArray[np.bool_]:
+        """Whether the bytes of each row outside planes and checksums are the frame's."""
+        size, frame = len(self._frame.template), self._frame
+        framed: NDArray[np.bool_] = np.diff(self._offsets) == size
+        rows = np.flatnonzero(framed)
+        if len(rows) == len(framed):
+            blobs = self._data[self._offsets[0] : self._offsets[-1]].reshape(-1, size)
+        else:
+            parts = [self._data[at : at + size] for at in self._offsets[rows]]
+            blobs = np.stack(parts) if parts else np.empty((0, size), np.uint8)
+        for part in frame.fixed:
+            framed[rows] &= (blobs[:, part] == frame.template[part]).all(axis=1)
+        for local, listed in frame.checksums:
+            framed[rows] &= (blobs[:, local : local + 4] == blobs[:, listed : listed + 4]).all(axis=1)
+        return framed
+
+    def _copied(self, row: int, planes: NDArray[np.float32]) -> bool:
+        """Copy a framed row's pixels into `planes`; False if it has no frame or a checksum does not match."""
+        if not self._framed[row]:
+            return False
+        start, size, frame = int(self._offsets[row]), self._frame.plane_bytes, self._frame
+        target = planes.view(np.uint8).reshape(len(BANDS), size)
+        for band, (header, plane, (checksum, _)) in enumerate(
+            zip(frame.headers, frame.planes, frame.checksums, strict=True)
+        ):
+            end = start + plane + size
+            told = self._data[start + checksum : start + checksum + 4].view("<u4")[0]
+            if isal_zlib.crc32(self._data[start + header : end]) != told:
+                return False
+            target[band] = self._data[start + plane : end]
+        return True
+
+    def _one(self, row: int) -> tuple[NDArray[np.float32], int]:
+        """The planes of one blob by the general reader, and how many bands it has."""
+        blob, where = self._column[row].as_py(), self.where[row]
+        if self.prefix != "image":
+            return decode_planes(blob, self.prefix, where=where), len(BANDS)
+        found, bandset = decode_stamp(blob, where=where, allow_missing=True)
+        return found, len(bandset)
+
+
+def _bytes_of(column: pa.BinaryArray) -> tuple[Bytes, NDArray[np.int64]]:
+    """All bytes of a binary column, and the n + 1 offsets of its rows in them. No copy."""
+    _, offsets, data = column.buffers()
+    kind: Any = np.int64 if pa.types.is_large_binary(column.type) else np.int32
+    if offsets is None or data is None:
+        return np.empty(0, np.uint8), np.zeros(len(column) + 1, np.int64)
+    all_offsets = np.frombuffer(offsets, dtype=kind)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(data, dtype=np.uint8), all_offsets
