@@ -94,12 +94,13 @@ def _departure(
     strata: Sequence[Mapping[str, int]], plan: Mapping[str, SplitName], fractions: Fractions
 ) -> float:
     """Largest difference between a split's share of all rows and the declared one."""
-    rows = dict.fromkeys(SPLITS_NAMES, 0)
+    rows: dict[str, int] = dict.fromkeys(SPLITS_NAMES, 0)
     for counts in strata:
         for group, n in counts.items():
             rows[plan[group]] += n
     total = max(sum(rows.values()), 1)
-    return max(abs(rows[name] / total - getattr(fractions, name)) for name in SPLITS_NAMES)
+    shares = fractions.model_dump()
+    return max(abs(rows[name] / total - float(shares[name])) for name in SPLITS_NAMES)
 
 
 _BLOCKS: tuple[int, ...] = (64, 32, 16, 8, 4, 2)

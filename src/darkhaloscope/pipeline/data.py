@@ -189,7 +189,7 @@ class DataStages:
         return {name: self.run_job(f"splits-{name}", job, d, workers=1) for name, d in self.sources.items()}
 
     def _audits(self, datasets: Mapping[str, Dataset], stem: str, *, sham: bool) -> dict[str, pa.Table]:
-        """What one pass over all pixels of each dataset found, row by row; a changed dataset is audited anew."""
+        """What one pass over all pixels found, row by row; a dataset that has changed is audited anew."""
         job = VerifyPairs(sham=sham, size=self.experiment.survey.size)
         folders = {name: f"audit-{stem}-{name}-{d.fingerprint[:8]}" for name, d in datasets.items()}
         return {name: self.run_job(folders[name], job, d).read() for name, d in datasets.items()}
