@@ -78,12 +78,12 @@ class Column:
     def violations(self, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
         """Boolean masks of the rows that break each promise, by the promise's name."""
         broken: dict[str, pa.ChunkedArray] = {}
-        if not self.nullable:
+        if not self.nullable and values.null_count:
             broken["null"] = pc.is_null(values)
         if self.one_of is not None:
             allowed = pc.is_in(values, value_set=pa.array(self.one_of, values.type))
             broken[f"not one of {', '.join(self.one_of)}"] = pc.and_(pc.invert(allowed), pc.is_valid(values))
-        if pa.types.is_floating(self.dtype):
+        if pa.types.is_floating(self.dtype) and not np.isfinite(pc.sum(values).as_py() or 0.0):
             finite = pc.fill_null(pc.is_finite(values), fill_value=True)
             broken["not finite"] = pc.invert(finite)
         if self.at_least is not None:

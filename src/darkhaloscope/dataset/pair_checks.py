@@ -43,7 +43,7 @@ TYPICAL_SIGMA_NMGY = 0.01
 SIGMA_DEX = 1.0
 LEAST_ROWS = 20
 EXAMPLES = 3
-_CHUNK = 6
+_CHUNK = 16
 
 _R = BANDS.index("r")
 _BLOBS = {"stamp_npz": "image", "ctrl_stamp_npz": "image", "arc_npz": "arc", "invvar_npz": "invvar"}
@@ -160,26 +160,47 @@ class VerifyPairs(Job):
         declared = {name: _values(batch.column(name)) for name in _DECLARED}
         names, shape = batch.column("task_id").to_pylist(), (self.size, self.size)
         blobs = [Blobs(batch.column(c), prefix, shape, where=names) for c, prefix in _BLOBS.items()]
+        desk = _Desk(min(_CHUNK, len(used)), shape)
         for start in range(0, len(used), _CHUNK):
-            self._chunk(blobs, used[start : start + _CHUNK], declared, out)
+            self._chunk(blobs, used[start : start + _CHUNK], declared, out, desk)
         return out.table()
 
     def _chunk(
-        self, blobs: list[Blobs], at: NDArray[np.intp], declared: dict[str, NDArray[Any]], out: "_Audit"
+        self,
+        blobs: list[Blobs],
+        at: NDArray[np.intp],
+        declared: dict[str, NDArray[Any]],
+        out: "_Audit",
+        desk: "_Desk",
     ) -> None:
         """A few rows: their pixels stay in the processor's cache from the checksum to the last check."""
-        blocks = [column.block(at) for column in blobs]
+        blocks = [
+            column.block(at, desk.cube(name, len(at))) for name, column in zip(_BLOBS, blobs, strict=True)
+        ]
         sound = [k for k, row in enumerate(at) if out.takes_blobs(row, k, blocks)]
         stamp, control, arc, invvar = (block.planes for block in blocks)
         pixels = _Pixels(stamp, control, arc, invvar, {name: values[at] for name, values in declared.items()})
         if len(sound) < len(at):
             pixels, at = pixels.at(np.asarray(sound, dtype=np.intp)), at[sound]
         if len(at):
-            _look(pixels, at, out, sham=self.sham)
+            _look(pixels, at, out, desk, sham=self.sham)
 
     def finish(self, rows: pa.Table) -> Findings:
         """Findings over the audited rows; see `pair_findings`."""
         return pair_findings([rows], sham=self.sham)
+
+
+class _Desk:
+    """Arrays that are used again for every few rows: fresh memory costs more than the arithmetic on it."""
+
+    def __init__(self, rows: int, shape: tuple[int, int]) -> None:
+        self._size, self._arrays = (rows, len(BANDS), *shape), {}
+
+    def cube(self, name: str, rows: int, kind: Any = np.float32) -> NDArray[Any]:
+        """(rows, band, y, x) under a name; what stood there before is gone."""
+        if name not in self._arrays:
+            self._arrays[name] = np.empty(self._size, dtype=kind)
+        return self._arrays[name][:rows]
 
 
 class _Audit:
@@ -249,24 +270,21 @@ def _values(column: pa.ChunkedArray) -> NDArray[Any]:
     return np.asarray(pc.fill_null(column, float("nan")).to_numpy(), dtype=np.float64)
 
 
-def _look(pixels: _Pixels, at: NDArray[np.intp], out: _Audit, *, sham: bool) -> None:
+def _look(pixels: _Pixels, at: NDArray[np.intp], out: _Audit, desk: _Desk, *, sham: bool) -> None:
     """All checks of some decoded pairs; a pair that is not finite or has no sky gets no further ones."""
-    difference = _difference(pixels)
+    difference = _difference(pixels, desk)
     finite = np.isfinite(difference.residual)
     out.note("pair_finite", ~finite, at)
-    stamp, control = _extremes(pixels.stamp), _extremes(pixels.control)
-    flat = _flat(pixels.stamp, stamp) | _flat(pixels.control, control)
+    flat = _flat(pixels.stamp) | _flat(pixels.control)
     out.note("pair_variance", flat & finite, at)
-    with np.errstate(invalid="ignore"):
-        large = np.maximum(np.abs(stamp), np.abs(control)).max(axis=(1, 2)) > LARGEST_FLUX_NMGY
     good = finite & ~flat
-    out.note("pair_range", large & good, at)
+    out.note("pair_range", (_large(pixels.stamp) | _large(pixels.control)) & good, at)
     if not good.all():
         keep = np.flatnonzero(good)
         pixels, difference, at = pixels.at(keep), difference.at(keep), at[keep]
     if len(at):
         _look_at_control(pixels, at, out)
-        _look_at_arc(pixels, difference, at, out, sham=sham)
+        _look_at_arc(pixels, difference, at, out, desk, sham=sham)
 
 
 @dataclass(frozen=True)
@@ -289,37 +307,46 @@ class _Difference:
         return _Difference(self.changed[rows], self.weight[rows], self.snr[rows], self.residual[rows])
 
 
-def _difference(pixels: _Pixels) -> _Difference:
+def _difference(pixels: _Pixels, desk: _Desk) -> _Difference:
+    n = len(pixels.stamp)
+    added, weight, snr = (desk.cube(name, n) for name in ("added", "weight", "snr"))
+    changed = desk.cube("changed", n, bool)
     with np.errstate(invalid="ignore", over="ignore"):
-        added = pixels.stamp - pixels.control
-        changed = added != 0.0
-        weight = np.sqrt(np.maximum(pixels.invvar, 0.0))
+        np.subtract(pixels.stamp, pixels.control, out=added)
+        np.not_equal(added, 0.0, out=changed)
+        np.sqrt(np.maximum(pixels.invvar, 0.0, out=weight), out=weight)
+        np.multiply(pixels.arc, weight, out=snr)
         added -= pixels.arc
         added *= weight
         np.abs(added, out=added)
-        residual = added.reshape(len(added), -1).max(axis=1)
-        return _Difference(changed, weight, pixels.arc * weight, residual)
+        return _Difference(changed, weight, snr, added.reshape(n, -1).max(axis=1))
 
 
-def _extremes(cube: Cube) -> Cube:
-    """Least and largest value of each plane, (n, band, 2); NaN where a pixel is."""
-    planes = cube.reshape(*cube.shape[:2], -1)
-    extremes: Cube = np.stack([planes.min(axis=2), planes.max(axis=2)], axis=-1)
-    return extremes
+def _large(cube: Cube) -> NDArray[np.bool_]:
+    """Rows with a pixel beyond the largest flux; a sum of squares below its square proves that there is none."""
+    planes = cube.reshape(len(cube), -1)
+    large = np.zeros(len(cube), dtype=bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        doubtful = ~(np.einsum("ij,ij->i", planes, planes) < LARGEST_FLUX_NMGY**2)
+    for row in np.flatnonzero(doubtful):
+        large[row] = np.abs(planes[row]).max() > LARGEST_FLUX_NMGY
+    return large
 
 
-def _flat(cube: Cube, extremes: Cube) -> NDArray[np.bool_]:
+def _flat(cube: Cube) -> NDArray[np.bool_]:
     """Rows with a band whose variance is below the least that a sky can have.
 
-    Two pixels that differ by d alone give n pixels a variance of d²/2n, so that most planes need no sum.
+    Two pixels that differ by d give n pixels a variance of at least d²/2n: a line of each plane proves it for
+    most of them.
     """
     pixels = cube.shape[-2] * cube.shape[-1]
+    line = cube[:, :, cube.shape[2] // 4].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        spread = extremes[..., 1].astype(np.float64) - extremes[..., 0]
-        doubtful = spread**2 < 2 * pixels * SMALLEST_VARIANCE
+        spread = line.max(axis=-1) - line.min(axis=-1)
+        doubtful = ~(spread**2 > 2 * pixels * SMALLEST_VARIANCE)
     flat = np.zeros(len(cube), dtype=bool)
     for row, band in zip(*np.nonzero(doubtful), strict=True):
-        flat[row] |= cube[row, band].var(dtype=np.float64) < SMALLEST_VARIANCE
+        flat[row] |= bool(cube[row, band].var(dtype=np.float64) < SMALLEST_VARIANCE)
     return flat
 
 
@@ -353,8 +380,10 @@ def _clipped(cube: Cube) -> NDArray[np.bool_]:
 
 def _blank(cube: Cube, invvar: Cube) -> NDArray[np.bool_]:
     """Rows with pixels of exactly 0 that have a noise."""
-    zero = cube.reshape(len(cube), -1) == 0.0
     blank = np.zeros(len(cube), dtype=bool)
+    if np.count_nonzero(cube) == cube.size:
+        return blank
+    zero = cube.reshape(len(cube), -1) == 0.0
     for row in np.flatnonzero(zero.any(axis=1)):
         blank[row] = np.count_nonzero(zero[row] & (invvar[row].ravel() > 0.0)) >= SAME_PIXELS
     return blank
@@ -434,28 +463,38 @@ def _light(cube: Cube, background: Cube) -> NDArray[np.float64]:
 
 
 def _look_at_arc(
-    pixels: _Pixels, difference: _Difference, at: NDArray[np.intp], out: _Audit, *, sham: bool
+    pixels: _Pixels, difference: _Difference, at: NDArray[np.intp], out: _Audit, desk: _Desk, *, sham: bool
 ) -> None:
     """What stands between stamp and control."""
     arc, declared, changed = pixels.arc, pixels.declared, difference.changed
-    identical = ~changed.any(axis=(1, 2, 3))
+    identical = ~changed.reshape(len(changed), -1).any(axis=1)
     if sham:
         out.note("sham_identical", ~identical, at)
         return
     out.note("pair_identical", identical, at)
-    out.note("pair_control_identity", (changed & (arc == 0.0)).any(axis=(1, 2, 3)), at)
+    dark, faint = (desk.cube(name, len(arc), bool) for name in ("dark", "faint"))
+    np.equal(arc, 0.0, out=dark)
+    np.less(difference.snr, 0.99 * FOOTPRINT_SIGMAS, out=faint)
+    out.note("pair_control_identity", _any_row(changed & dark), at)
     out.fill("residual_sigmas", difference.residual.astype(np.float64), at)
     out.note("pair_residual", (difference.residual > RESIDUAL_SIGMAS) & ~identical, at)
-    dim = (difference.snr < 0.99 * FOOTPRINT_SIGMAS) & (difference.snr != 0.0)
-    out.note("pair_footprint", dim.any(axis=(1, 2, 3)), at)
+    if np.count_nonzero(faint) != np.count_nonzero(dark):  # masked pixels, or light below the limit
+        out.note("pair_footprint", _any_row(faint & (difference.snr != 0.0)), at)
     _look_at_flux(arc, declared, at, out)
-    peak, matched = _snr(difference.snr, difference.weight, declared)
+    peak, matched = _snr(difference, declared, desk)
     for name, found in (("arc_snr", peak), ("arc_snr_mf", matched)):
         out.fill(f"{name}_found", found, at)
         off = np.abs(found - declared[name]) > SNR_TOLERANCE * np.maximum(declared[name], 1e-3)
         out.note(f"pair_{name}", off | ~np.isfinite(declared[name]), at)
     unknown = np.any([~(declared[name] > 0.0) for name in _STRATA if name != "kappa_r5"], axis=0)
     out.note("pair_strata", unknown | np.isnan(declared["kappa_r5"]), at)
+
+
+def _any_row(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Rows with any marked pixel; mostly there is none at all."""
+    if not np.count_nonzero(mask):
+        return np.zeros(len(mask), dtype=bool)
+    return np.asarray(mask.any(axis=(1, 2, 3)))
 
 
 def _look_at_flux(arc: Cube, declared: dict[str, NDArray[Any]], at: NDArray[np.intp], out: _Audit) -> None:
@@ -468,18 +507,20 @@ def _look_at_flux(arc: Cube, declared: dict[str, NDArray[Any]], at: NDArray[np.i
 
 
 def _snr(
-    snr: Cube, weight: Cube, declared: dict[str, NDArray[Any]]
+    difference: _Difference, declared: dict[str, NDArray[Any]], desk: _Desk
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Peak S/N in r and matched-filter S/N, as before the arc's own photons were added.
 
     The stored inverse variance w has them in: 1/w = 1/w0 + a/G, so that a²w0 = (a²w) / (1 - aw/G).
     """
     gain = np.stack([declared[f"gain_{band}"] for band in BANDS], axis=1).astype(np.float32)
+    snr = difference.snr
+    own, square = (desk.cube(name, len(snr)) for name in ("added", "square"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        own = snr * weight
+        np.multiply(snr, difference.weight, out=own)
         own *= (-1.0 / gain)[..., None, None]
         own += 1.0
-        square = snr * snr
+        np.multiply(snr, snr, out=square)
         square /= own
         peak = np.sqrt(square[:, _R].max(axis=(1, 2)).astype(np.float64))
         # A sum in another type would run through a buffer whose edges depend on the batch.

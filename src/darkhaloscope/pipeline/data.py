@@ -34,6 +34,7 @@ from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject, MakeAnchors
 from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.pipeline.experiment import Experiment
+from darkhaloscope.pipeline.provenance import check_provenance, check_recipe, check_reproduction
 from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
 from darkhaloscope.survey.sky import plan_bricks
@@ -209,6 +210,15 @@ class DataStages:
             audits=list(audits.values()),
             fractions=self.experiment.splits.fractions,
         )
+
+    @cached_property
+    def provenance(self) -> Findings:
+        """Whether what lies in the folder is what its manifests say, and can be made again."""
+        hosts = [self.sources[HOSTS]] if HOSTS in self.sources else []
+        return check_provenance(self.out, outside=hosts) + [
+            check_recipe(self.pairs, self.recipe),
+            check_reproduction(self.pairs, self.sources),
+        ]
 
     @cached_property
     def foundation(self) -> Findings:

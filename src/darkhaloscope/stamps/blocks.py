@@ -94,13 +94,16 @@ class Blobs:
     def __len__(self) -> int:
         return len(self._column)
 
-    def block(self, rows: NDArray[np.intp] | None = None) -> Block:
+    def block(self, rows: NDArray[np.intp] | None = None, out: NDArray[np.float32] | None = None) -> Block:
         """The planes of some rows (all by default), every checksum verified.
+
+        out   where to put the planes, (at least n, band, y, x); without it they get memory of their own
 
         A constant band of an image is not looked for where the frame fits: the caller sees the pixels.
         """
         rows = np.arange(len(self)) if rows is None else rows
-        planes = np.empty((len(rows), len(BANDS), *self.shape), dtype=np.float32)
+        shape = (len(rows), len(BANDS), *self.shape)
+        planes = np.empty(shape, dtype=np.float32) if out is None else out[: len(rows)]
         rest = [k for k, row in enumerate(rows.tolist()) if not self._copied(row, planes[k])]
         unreadable: dict[int, str] = {}
         resized, thin = set(), set()
