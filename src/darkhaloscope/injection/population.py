@@ -349,7 +349,7 @@ class _InFront:
 
 def _log_theta_density(population: Population, log_theta: FloatArray, z_source: float) -> FloatArray:
     """p(ln theta_E | z_source): each cell of redshift shifts the distribution of ln sigma^2."""
-    mass, z = population._in_front(z_source).cells()  # noqa: SLF001
+    mass, z = population._in_front(z_source).cells()  # noqa: SLF001 - a function of this very module
     shift = np.log(theta_e_sis(1.0, z, z_source, population.cosmology))
     nodes, p = _log_square_density(population.dispersions, population.theta_e_scatter)
     total = np.zeros_like(log_theta)

@@ -764,7 +764,7 @@ class RealGalaxyCatalog:
         return _ImageFiles()
 
 
-def _reopened(path: Path, photometry: Path | None, clean: bool) -> RealGalaxyCatalog:  # noqa: FBT001
+def _reopened(path: Path, photometry: Path | None, clean: bool) -> RealGalaxyCatalog:  # noqa: FBT001 - as pickle gives it
     return RealGalaxyCatalog.open(path, photometry=photometry, clean=clean)
 
 

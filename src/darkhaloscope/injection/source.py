@@ -260,18 +260,18 @@ class Alone:
         """The same in a source-plane frame with its origin at (x, y) [arcsec], turned by phi [rad]."""
         return replace(self, frame=(float(x[0]), float(y[0]), float(phi[0])))
 
-    def local(self, beta_x: Array, beta_y: Array, shape: Array) -> tuple[Array, Array]:  # noqa: ARG002
+    def local(self, beta_x: Array, beta_y: Array, shape: Array) -> tuple[Array, Array]:  # noqa: ARG002 - the stack's signature
         """Offsets from the centre [arcsec]."""
         x, y, phi = self.frame
         cos, sin = math.cos(phi), math.sin(phi)
         u = cos * beta_x - sin * beta_y + (x - self.shape.x)
         return u, sin * beta_x + cos * beta_y + (y - self.shape.y)
 
-    def brightness(self, u: Array, v: Array, shape: Array) -> Array:  # noqa: ARG002
+    def brightness(self, u: Array, v: Array, shape: Array) -> Array:  # noqa: ARG002 - the stack's signature
         """Surface brightness [1/arcsec^2] at offsets from the centre."""
         return self.shape.brightness(u + self.shape.x, v + self.shape.y)
 
-    def sampling_error(self, u: Array, v: Array, reach: Array, shape: Array, least: float) -> Array:  # noqa: ARG002
+    def sampling_error(self, u: Array, v: Array, reach: Array, shape: Array, least: float) -> Array:  # noqa: ARG002 - the stack's signature
         """As `Morphology.sampling_error`; `least` concerns wide wings, which no such shape has."""
         return _GRAINY * self.shape.sampling_error(u + self.shape.x, v + self.shape.y, reach)
 

@@ -352,7 +352,7 @@ def _text(values: Any) -> pa.Array:
     array = np.asarray(values)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "ascii", "replace")
-    words = [None if word is None or word != word else _word(word) for word in array.tolist()]  # noqa: PLR0124
+    words = [None if word is None or word != word else _word(word) for word in array.tolist()]  # noqa: PLR0124 - NaN
     return pa.array(words, pa.string())
 
 
