@@ -60,11 +60,10 @@ def _galaxy(row: dict[str, Any], control: np.ndarray) -> dict[str, float]:
     sky = control - np.median(corners, axis=1)[:, None, None]
     numbers = {f"light_{band}": plane[APERTURE].sum() for band, plane in zip("grz", sky, strict=True)}
     x0, y0 = row["x_center_pix"], row["y_center_pix"]
-    left, low = round(x0) - 6, round(y0) - 6
-    dx, dy = np.meshgrid(np.arange(left, left + 13) - x0, np.arange(low, low + 13) - y0)
+    dx, dy = np.meshgrid(np.arange(24, 40) - x0, np.arange(24, 40) - y0)
     window = np.exp(-0.5 * (dx**2 + dy**2) / 4.0)
     for band, plane in zip("grz", sky, strict=True):
-        light = plane[low : low + 13, left : left + 13] * window
+        light = plane[24:40, 24:40] * window
         total = light.sum()
         if total > 0:
             for axis, d in (("x", dx), ("y", dy)):

@@ -76,24 +76,31 @@ class Column:
         return pa.field(self.name, self.dtype, self.nullable, {"unit": self.unit, "doc": self.doc})
 
     def violations(self, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
-        """Boolean masks of the rows that break each promise, by the promise's name."""
+        """Boolean masks of the rows that break a promise, by the promise's name; kept ones are not named."""
         broken: dict[str, pa.ChunkedArray] = {}
         if not self.nullable and values.null_count:
             broken["null"] = pc.is_null(values)
-        if self.one_of is not None:
+        if self.one_of is not None and not set(pc.unique(values).to_pylist()) <= {*self.one_of, None}:
             allowed = pc.is_in(values, value_set=pa.array(self.one_of, values.type))
             broken[f"not one of {', '.join(self.one_of)}"] = pc.and_(pc.invert(allowed), pc.is_valid(values))
         if pa.types.is_floating(self.dtype) and not np.isfinite(pc.sum(values).as_py() or 0.0):
             finite = pc.fill_null(pc.is_finite(values), fill_value=True)
             broken["not finite"] = pc.invert(finite)
-        if self.at_least is not None:
-            broken[f"below {self.at_least:g}"] = pc.fill_null(
-                pc.less(values, self.at_least), fill_value=False
-            )
-        if self.at_most is not None:
-            broken[f"above {self.at_most:g}"] = pc.fill_null(
-                pc.greater(values, self.at_most), fill_value=False
-            )
+        return broken | self._beyond(values)
+
+    def _beyond(self, values: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+        """Masks of the rows outside the column's bounds."""
+        broken: dict[str, pa.ChunkedArray] = {}
+        if self.at_least is None and self.at_most is None:
+            return broken
+        found = pc.min_max(values).as_py()
+        low, high = found["min"], found["max"]
+        if self.at_least is not None and low is not None and low < self.at_least:
+            mask = pc.less(values, self.at_least)
+            broken[f"below {self.at_least:g}"] = pc.fill_null(mask, fill_value=False)
+        if self.at_most is not None and high is not None and high > self.at_most:
+            mask = pc.greater(values, self.at_most)
+            broken[f"above {self.at_most:g}"] = pc.fill_null(mask, fill_value=False)
         return broken
 
     def mock(self, n: int, rng: np.random.Generator) -> pa.Array:
@@ -184,8 +191,7 @@ class Table:
         for column in self.columns:
             if column.name in rows.column_names:
                 for promise, mask in column.violations(rows.column(column.name)).items():
-                    if pc.any(mask).as_py():
-                        yield f"{column.name} {promise}", mask
+                    yield f"{column.name} {promise}", mask
 
     def check(self, rows: pa.Table) -> Findings:
         """Every promise of every column, plus the uniqueness of the key: one finding for each that is broken.

@@ -194,13 +194,15 @@ class _Desk:
     """Arrays that are used again for every few rows: fresh memory costs more than the arithmetic on it."""
 
     def __init__(self, rows: int, shape: tuple[int, int]) -> None:
-        self._size, self._arrays = (rows, len(BANDS), *shape), {}
+        self._size = (rows, len(BANDS), *shape)
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def cube(self, name: str, rows: int, kind: Any = np.float32) -> NDArray[Any]:
         """(rows, band, y, x) under a name; what stood there before is gone."""
         if name not in self._arrays:
             self._arrays[name] = np.empty(self._size, dtype=kind)
-        return self._arrays[name][:rows]
+        found: NDArray[Any] = self._arrays[name][:rows]
+        return found
 
 
 class _Audit:
@@ -323,7 +325,7 @@ def _difference(pixels: _Pixels, desk: _Desk) -> _Difference:
 
 
 def _large(cube: Cube) -> NDArray[np.bool_]:
-    """Rows with a pixel beyond the largest flux; a sum of squares below its square proves that there is none."""
+    """Rows with a pixel beyond the largest flux; a small sum of squares proves that there is none."""
     planes = cube.reshape(len(cube), -1)
     large = np.zeros(len(cube), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -357,7 +359,7 @@ def _look_at_control(pixels: _Pixels, at: NDArray[np.intp], out: _Audit) -> None
     out.note("pair_blank", _blank(control, invvar), at)
     background = _background(control)
     x, y = pixels.declared["x_center_pix"], pixels.declared["y_center_pix"]
-    dx, dy = _centroids(control - background[..., None, None], x, y)
+    dx, dy = _centroids(control, background, x, y)
     light, sigma = _light(control, background), _corner_sigma(invvar)
     first, second = signatures(control[:, _R], invvar[:, _R])
     for k, band in enumerate(BANDS):
@@ -414,26 +416,22 @@ def _corner_sigma(invvar: Cube) -> NDArray[np.float64]:
 
 
 _WINDOW_PIX = 2.0
-_HALF_BOX = 6
+_HALF_BOX = 8
 
 
 def _centroids(
-    cube: Cube, x_center: NDArray[np.float64], y_center: NDArray[np.float64]
+    cube: Cube, background: Cube, x_center: NDArray[np.float64], y_center: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Offset of the light from the declared centres, (n, band) each [pix]; NaN where there is no light.
 
     A first moment under a Gaussian window of width s falls short of the offset by 1 - m2/s² for Gaussian
     light, m2 being the second moment under the same window; it is divided by that.
     """
-    half = _HALF_BOX
-    height, width = cube.shape[2:]
-    column = np.clip(np.rint(np.nan_to_num(x_center)).astype(int), half, width - half - 1)
-    row = np.clip(np.rint(np.nan_to_num(y_center)).astype(int), half, height - half - 1)
-    step = np.arange(-half, half + 1)
-    rows, columns = row[:, None] + step, column[:, None] + step
-    n, bands = np.arange(len(cube))[:, None, None, None], np.arange(cube.shape[1])[None, :, None, None]
-    light = cube[n, bands, rows[:, None, :, None], columns[:, None, None, :]].astype(np.float64)
-    dx, dy = columns - x_center[:, None], rows - y_center[:, None]
+    middle = cube.shape[-1] // 2
+    box = slice(middle - _HALF_BOX, middle + _HALF_BOX)
+    light = cube[:, :, box, box].astype(np.float64) - background[..., None, None]
+    pixel = np.arange(box.start, box.stop)
+    dx, dy = pixel - x_center[:, None], pixel - y_center[:, None]
     light *= np.exp(-0.5 * (dx / _WINDOW_PIX) ** 2)[:, None, None, :]
     light *= np.exp(-0.5 * (dy / _WINDOW_PIX) ** 2)[:, None, :, None]
     return _moment(light.sum(axis=2), dx[:, None]), _moment(light.sum(axis=3), dy[:, None])

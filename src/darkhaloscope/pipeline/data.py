@@ -215,10 +215,8 @@ class DataStages:
     def provenance(self) -> Findings:
         """Whether what lies in the folder is what its manifests say, and can be made again."""
         hosts = [self.sources[HOSTS]] if HOSTS in self.sources else []
-        return check_provenance(self.out, outside=hosts) + [
-            check_recipe(self.pairs, self.recipe),
-            check_reproduction(self.pairs, self.sources),
-        ]
+        made = (check_recipe(self.pairs, self.recipe), check_reproduction(self.pairs, self.sources))
+        return check_provenance(self.out, outside=hosts) + made
 
     @cached_property
     def foundation(self) -> Findings:

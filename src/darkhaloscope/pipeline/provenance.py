@@ -1,7 +1,7 @@
 """Whether the datasets of a run are what their manifests say, and come from one another as they say.
 
-A figure names its manifest, a manifest its inputs: the walk from a figure to the pixels must not break, and at
-its end rows made again must come out as they lie on the disk.
+A figure names its manifest, a manifest its inputs: the walk from a figure to the pixels must not break, and
+at its end rows made again must come out as they lie on the disk.
 """
 
 import json
@@ -58,8 +58,8 @@ PROVENANCE_CHECKS = {
         Check(
             name="pair_reproduces",
             bound=exactly(0),
-            why="rows made again from their inputs are the rows on the disk: no salted seed, no edit by hand, "
-            "no other code",
+            why="rows made again from their inputs are the rows on the disk: no salted seed, no edit by "
+            "hand, no other code",
         ),
     )
 }

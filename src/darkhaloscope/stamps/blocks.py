@@ -86,10 +86,11 @@ class Blobs:
         self, blobs: pa.ChunkedArray | pa.Array, prefix: str, shape: tuple[int, int], *, where: Sequence[str]
     ) -> None:
         self.prefix, self.shape, self.where = prefix, shape, where
-        self._column = blobs.combine_chunks() if isinstance(blobs, pa.ChunkedArray) else blobs
+        self._column = _one_chunk(blobs)
         self._frame = _frame(prefix, shape)
         self._data, self._offsets = _bytes_of(self._column)
-        self._framed = self._framed_rows()
+        self._view = memoryview(self._data.data)
+        self._framed, self._checksums = self._framed_rows()
 
     def __len__(self) -> int:
         return len(self._column)
@@ -122,8 +123,8 @@ class Blobs:
                 planes[k] = found
         return Block(planes, unreadable, frozenset(resized), frozenset(thin))
 
-    def _framed_rows(self) -> NDArray[np.bool_]:
-        """Whether the bytes of each row outside planes and checksums are the frame's."""
+    def _framed_rows(self) -> tuple[list[bool], list[list[int]]]:
+        """Whether the bytes of each row outside planes and checksums are the frame's; and its checksums."""
         size, frame = len(self._frame.template), self._frame
         framed: NDArray[np.bool_] = np.diff(self._offsets) == size
         rows = np.flatnonzero(framed)
@@ -134,24 +135,25 @@ class Blobs:
             blobs = np.stack(parts) if parts else np.empty((0, size), np.uint8)
         for part in frame.fixed:
             framed[rows] &= (blobs[:, part] == frame.template[part]).all(axis=1)
-        for local, listed in frame.checksums:
+        told = np.zeros((len(framed), len(BANDS)), dtype="<u4")
+        for band, (local, listed) in enumerate(frame.checksums):
             framed[rows] &= (blobs[:, local : local + 4] == blobs[:, listed : listed + 4]).all(axis=1)
-        return framed
+            told[rows, band] = np.ascontiguousarray(blobs[:, local : local + 4]).view("<u4")[:, 0]
+        return framed.tolist(), told.tolist()
 
     def _copied(self, row: int, planes: NDArray[np.float32]) -> bool:
         """Copy a framed row's pixels into `planes`; False if it has no frame or a checksum does not match."""
         if not self._framed[row]:
             return False
-        start, size, frame = int(self._offsets[row]), self._frame.plane_bytes, self._frame
-        target = planes.view(np.uint8).reshape(len(BANDS), size)
-        for band, (header, plane, (checksum, _)) in enumerate(
-            zip(frame.headers, frame.planes, frame.checksums, strict=True)
-        ):
+        start, size, frame, view = int(self._offsets[row]), self._frame.plane_bytes, self._frame, self._view
+        target = memoryview(planes.reshape(-1).view(np.uint8).data)
+        at = 0
+        for header, plane, told in zip(frame.headers, frame.planes, self._checksums[row], strict=True):
             end = start + plane + size
-            told = self._data[start + checksum : start + checksum + 4].view("<u4")[0]
-            if isal_zlib.crc32(self._data[start + header : end]) != told:
+            if isal_zlib.crc32(view[start + header : end]) != told:
                 return False
-            target[band] = self._data[start + plane : end]
+            target[at : at + size] = view[start + plane : end]
+            at += size
         return True
 
     def _one(self, row: int) -> tuple[NDArray[np.float32], int]:
@@ -161,6 +163,13 @@ class Blobs:
             return decode_planes(blob, self.prefix, where=where), len(BANDS)
         found, bandset = decode_stamp(blob, where=where, allow_missing=True)
         return found, len(bandset)
+
+
+def _one_chunk(blobs: pa.ChunkedArray | pa.Array) -> pa.BinaryArray:
+    """The column as one array; copied only where it comes in pieces."""
+    if not isinstance(blobs, pa.ChunkedArray):
+        return blobs
+    return blobs.chunk(0) if blobs.num_chunks == 1 else blobs.combine_chunks()
 
 
 def _bytes_of(column: pa.BinaryArray) -> tuple[Bytes, NDArray[np.int64]]:
