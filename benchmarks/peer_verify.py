@@ -76,8 +76,9 @@ def _galaxy(row: dict[str, Any], control: np.ndarray) -> dict[str, float]:
 def _signature(plane: np.ndarray, invvar: np.ndarray) -> dict[str, float]:
     from darkhaloscope.dataset.signatures import _directions  # noqa: PLC0415 - the same random directions
 
-    sigmas = np.clip(plane * np.sqrt(invvar), -5, 5)
-    blocks = sigmas.reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    sigmas = plane * np.sqrt(invvar)
+    sigmas[np.abs(sigmas) >= 3] = 0
+    blocks = np.clip(sigmas.reshape(16, 4, 16, 4).sum(axis=(1, 3)), -8, 8)
     np.packbits(blocks.ravel() @ _directions(64) > 0)
     return {}
 

@@ -352,6 +352,18 @@ def test_an_image_is_known_again_through_noise_and_scale_and_no_other_is(pairs, 
     assert not same or len(found) >= 0.95 * len(wanted)
 
 
+def test_galaxies_with_a_star_at_the_same_place_are_not_one_image():
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:64, :64]
+    star = (
+        3.0 * (1 + ((x - 12) ** 2 + (y - 40) ** 2) / 16) ** -3
+        + (1 + ((x - 32) ** 2 + (y - 32) ** 2) / 9) ** -2
+    )
+    image = (star + rng.normal(0, 0.01, (300, 64, 64))).astype("f4")
+    first, second = signatures(image, np.full_like(image, 1e4))
+    assert len(near_duplicates(first, second)) == 0
+
+
 def test_near_duplicates_are_those_that_a_comparison_of_all_pairs_finds():
     rng = np.random.default_rng(5)
     bits = rng.integers(0, 2, (400, 128))

@@ -1,9 +1,10 @@
 """Knowing an image again: 128 bits that survive noise, a rescaled flux and a fresh compression.
 
-The pixels outside the galaxy's middle (neighbours and noise) are a fingerprint that no two fields share. They
-are put into sigmas, clipped, averaged in blocks, freed of their mean at each radius (which galaxies of a kind
-share) and projected on 128 fixed random directions; the signs are the signature. Two images whose block means
-correlate by rho differ in a share arccos(rho)/pi of the bits (Charikar 2002); unrelated ones in half.
+The noise of the sky around a galaxy is a fingerprint that no two images share. Pixels beyond three sigma are
+left out (galaxies of a kind with a neighbour at the same place look alike), the rest is averaged in blocks,
+clipped, freed of its mean at each radius and projected on 128 fixed random directions; the signs are the
+signature. Two images whose blocks correlate by rho differ in a share arccos(rho)/pi of the bits (Charikar
+2002); unrelated ones in half.
 """
 
 import functools
@@ -19,7 +20,8 @@ SAME_BITS = 20
 """Two signatures that differ in at most this many bits are of one image: rho > .88, 7 sigma from chance."""
 
 _BLOCK = 4
-_CLIP_SIGMAS = 5.0
+_SKY_SIGMAS = 3.0
+_BLOCK_LIMIT = 2.0 * _BLOCK  # two sigma of a block of independent pixels
 _CORE_PIX = 10.0
 _BAND_BITS, _BANDS = 12, 10
 
@@ -47,11 +49,12 @@ def signatures(image: NDArray[np.float32], invvar: NDArray[np.float32]) -> tuple
     side = image.shape[-1] // _BLOCK * _BLOCK
     n, k = len(image), side // _BLOCK
     sigmas = image[:, :side, :side] * np.sqrt(np.maximum(invvar[:, :side, :side], 0.0))
-    np.maximum(np.minimum(sigmas, _CLIP_SIGMAS, out=sigmas), -_CLIP_SIGMAS, out=sigmas)
+    sigmas *= np.abs(sigmas) < _SKY_SIGMAS
     columns = sigmas.reshape(n, side, k, _BLOCK)
     narrow = sum((columns[..., i] for i in range(1, _BLOCK)), start=columns[..., 0])
     rows = narrow.reshape(n, k, _BLOCK, k)
     blocks = sum((rows[:, :, i] for i in range(1, _BLOCK)), start=rows[:, :, 0])
+    np.maximum(np.minimum(blocks, _BLOCK_LIMIT, out=blocks), -_BLOCK_LIMIT, out=blocks)
     signs = blocks.reshape(n, k * k) @ _directions(side) > 0.0
     words = np.packbits(signs, axis=1).view(">i8").astype(np.int64)
     return words[:, 0], words[:, 1]
