@@ -103,10 +103,33 @@ def train(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> N
 
 @app.command()
 def verify(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
-    """Check the data and the protocol of a run, all rows. Exits 1 when a check fails."""
+    """Phase 0: protocol, provenance and data of a run, all rows. Exits 1 when a check fails.
+
+    Writes phase0_summary.json into the folder; data stages that are missing are made.
+    """
     from darkhaloscope.pipeline.verbs import verify_run
 
     _exit_with(verify_run(run_folder).verdict)
+
+
+@app.command()
+def review(
+    run_folder: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run.")] = None,
+    code: Annotated[
+        list[Path] | None,
+        typer.Option("--code", help="Your own scripts or plugins: a file or a folder (repeatable)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the review; RUN/review by default.")
+    ] = None,
+) -> None:
+    """The whole audit of a run, of code, or both: every issue, the risks, and GO or NO-GO. Exits 1 on NO-GO.
+
+    Writes review.md, review.html and review.json. Nothing is trained.
+    """
+    from darkhaloscope.review.verb import review_all
+
+    _exit_with(review_all(run_folder, code=code or (), out=out))
 
 
 @app.command()

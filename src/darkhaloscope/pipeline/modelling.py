@@ -108,12 +108,16 @@ class ModelStages(DataStages):
             pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
         return pa.concat_tables(pieces)
 
+    def gates_mark(self, checkpoint_sha256: str) -> str:
+        """Fingerprint of what the gates are made from: data, protocol, checkpoint, seed."""
+        inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
+        return fingerprint([inputs, self.protocol, checkpoint_sha256, self.experiment.seed])
+
     @cached_property
     def gates(self) -> Findings:
         """Every gate of the protocol, on the data and on the model; kept beside what they were made from."""
         path = self.out / "results" / "gates.json"
-        inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
-        mark = fingerprint([inputs, self.protocol, self.trained.checkpoint_sha256, self.experiment.seed])
+        mark = self.gates_mark(self.trained.checkpoint_sha256)
         if path.exists():
             held = json.loads(path.read_text(encoding="utf-8"))
             if held["made_from"] == mark:

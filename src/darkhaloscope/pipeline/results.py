@@ -31,15 +31,35 @@ from darkhaloscope.report.report import Verdict
 def decide(findings: Findings) -> tuple[Verdict, tuple[str, ...]]:
     """The verdict that the deciding findings allow, and why, one sentence for each reason.
 
-    A failure is NO-GO. Something that was not evaluated is never a pass, so it leaves CONDITIONAL-GO at best.
+    A failure is NO-GO, unless it lies within 5 % of its bound. Such a near miss leaves CONDITIONAL-GO at
+    best, and so does what was not evaluated, which is never a pass.
     """
     deciding = findings.deciding
     failed, open_ones = deciding.failed, deciding.not_evaluated
-    if failed:
-        return Verdict.NO_GO, tuple(str(f) for f in failed)
-    if open_ones or not len(deciding):
-        return Verdict.CONDITIONAL_GO, tuple(_lack(f) for f in open_ones) or ("no deciding check was made",)
+    clear = [f for f in failed if not near_miss(f)]
+    if clear:
+        return Verdict.NO_GO, tuple(str(f) for f in clear)
+    if not len(deciding):
+        return Verdict.CONDITIONAL_GO, ("no deciding check was made",)
+    if failed or open_ones:
+        near = tuple(f"{f} (within 5 % of its bound)" for f in failed)
+        return Verdict.CONDITIONAL_GO, near + tuple(_lack(f) for f in open_ones)
     return Verdict.GO, (f"all {len(deciding)} deciding checks passed",)
+
+
+NEAR = 0.05
+"""Share of a bound by which a check may miss it and still leave a CONDITIONAL-GO, as the brief has it."""
+
+
+def near_miss(finding: Finding) -> bool:
+    """Whether a failed check misses its bound by at most 5 % of it; a count that must be zero never does."""
+    if finding.status is not Status.FAIL or finding.bound.direction == "exactly":
+        return False
+    ends = [finding.value, *(finding.interval or ())]
+    limits = [limit for limit in (finding.bound.low, finding.bound.high) if limit]
+    beyond = [end for end in ends if end is not None and not finding.bound.holds(end)]
+    near = (any(abs(end - limit) <= NEAR * abs(limit) for limit in limits) for end in beyond)
+    return bool(beyond) and all(near)
 
 
 def _lack(finding: Finding) -> str:

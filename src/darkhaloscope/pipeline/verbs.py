@@ -15,6 +15,7 @@ from darkhaloscope.pipeline.bring_in import say_what_was_made
 from darkhaloscope.pipeline.data import SKY, DataStages
 from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
 from darkhaloscope.pipeline.page import assemble
+from darkhaloscope.pipeline.phase0 import Phase0
 from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.report.report import Verdict, write_report
 from darkhaloscope.runners.local import run_local
@@ -69,15 +70,21 @@ def train_experiment(
 
 
 def verify_run(run_folder: Path) -> Outcome:
-    """Check data and protocol of a run, all bytes and rows; failures are printed with their rows."""
+    """Phase 0 of a run, all bytes and rows: findings are printed, `phase0_summary.json` is written."""
+    phase0, console = phase0_of(run_folder)
+    for section, findings in phase0.sections.items():
+        console.print(f"{section}:", highlight=False, markup=False)
+        for finding in findings:
+            console.print(f"{finding.status:<14} {finding}", highlight=False, markup=False, soft_wrap=True)
+    path = phase0.write()
+    console.print(f"{phase0.verdict}: summary in {path}", highlight=False, markup=False, soft_wrap=True)
+    return Outcome(phase0.verdict, path)
+
+
+def phase0_of(run_folder: Path) -> tuple[Phase0, Console]:
+    """Phase 0 of the run in a folder, and where to print."""
     run, console = _held(run_folder)
-    verdict, _ = decide(run.foundation)
-    for manifest in sorted(run_folder.glob("*/manifest.json")):
-        open_dataset(manifest.parent).verify()
-    for finding in run.foundation:
-        console.print(f"{finding.status:<14} {finding}", highlight=False, markup=False, soft_wrap=True)
-    console.print(str(verdict), highlight=False)
-    return Outcome(verdict)
+    return Phase0(run), console
 
 
 def inject_arcs(
