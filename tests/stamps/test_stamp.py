@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from darkhaloscope.contracts.errors import StampError
 from darkhaloscope.stamps import npz
+from darkhaloscope.stamps.frames import frame_of_length
 from darkhaloscope.stamps.npz import MAX_BLOB_BYTES, MAX_INFLATED_BYTES, MAX_MEMBERS, read_npz, write_npz
 from darkhaloscope.stamps.stamp import (
     BANDS,
@@ -134,15 +135,76 @@ def test_equal_arrays_give_equal_bytes_on_every_machine():
     assert hashlib.sha256(blob).hexdigest()[:16] == "1d5cf363a95a1176"
 
 
-def test_our_own_blobs_are_read_without_zipfile_and_others_with_it(monkeypatch):
+def test_our_own_blobs_and_numpys_are_read_without_zipfile_and_others_with_it(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError
 
-    own, foreign = encode_planes("image", CUBE), _savez(**_planes())
+    known = [encode_planes("image", CUBE), _savez(**_planes()), _savez(compressed=True, **_planes())]
+    by_zipfile = _zip([(f"image_{band}.npy", _npy(plane)) for band, plane in zip("grz", CUBE, strict=True)])
+    commented = by_zipfile[:-2] + b"\x02\x00hi"
+    for blob in (*known, commented):
+        assert np.array_equal(decode_planes(blob, where=WHERE), CUBE)
     monkeypatch.setattr(npz.zipfile, "ZipFile", refuse)
-    assert np.array_equal(decode_planes(own, where=WHERE), CUBE)
+    for blob in known:
+        assert np.array_equal(decode_planes(blob, where=WHERE), CUBE)
     with pytest.raises(AssertionError):
-        decode_planes(foreign, where=WHERE)
+        decode_planes(commented, where=WHERE)
+
+
+def test_a_damaged_deflated_blob_is_refused_wherever_it_is_cut_or_changed():
+    blob = _savez(compressed=True, **_planes())
+    for at in range(0, len(blob), 97):
+        with pytest.raises(StampError):
+            decode_planes(blob[:at], where=WHERE)
+    start = blob.index(b"image_g.npy") + 11 + 20
+    refused = 0
+    for at in range(start, start + 600, 7):
+        broken = _ours_with(blob, at, bytes([blob[at] ^ 0x10]))
+        with pytest.raises(StampError):
+            decode_planes(broken, where=WHERE)
+        refused += 1
+    assert refused > 80
+
+
+@pytest.mark.parametrize("off", [-1, 1, 4096])
+def test_a_member_that_inflates_to_another_size_than_it_declares_is_refused(off):
+    blob = _savez(compressed=True, **_planes())
+    plain = CUBE[0].nbytes + 128
+    lie = struct.pack("<Q", plain + off)
+    in_extra = blob.index(struct.pack("<Q", plain))
+    central = blob.index(b"PK\x01\x02") + 24
+    with pytest.raises(StampError):
+        decode_planes(_ours_with(_ours_with(blob, in_extra, lie), central, lie[:4]), where=WHERE)
+
+
+@given(st.integers(4, 90), st.integers(0, 2**32 - 1), st.sampled_from(["image", "invvar", "arc", "psf"]))
+@settings(max_examples=60, deadline=None)
+def test_the_frame_of_a_size_reads_what_the_general_reader_does(side, seed, prefix):
+    cube = np.random.default_rng(seed).normal(size=(3, side, side)).astype("f4")
+    blob = encode_planes(prefix, cube)
+    frame = frame_of_length(prefix, len(blob))
+    assert frame is not None
+    assert frame.fits(memoryview(blob))
+    assert np.array_equal(decode_planes(blob, prefix, where=WHERE), cube)
+    read = npz.read_npz(blob, where=WHERE)
+    assert all(
+        np.array_equal(read[f"{prefix}_{band}"], plane) for band, plane in zip("grz", cube, strict=True)
+    )
+
+
+def test_a_frame_takes_no_blob_with_another_name_header_or_checksum():
+    blob = encode_planes("image", CUBE)
+    frame = frame_of_length("image", len(blob))
+    assert not frame.fits(memoryview(encode_planes("invvar", CUBE)[: len(blob)]))
+    other = frame.fixed[0].start + 3
+    assert not frame.fits(memoryview(_ours_with(blob, other, b"x")))
+    local, listed = frame.checksums[1]
+    assert not frame.fits(memoryview(_ours_with(blob, local, b"xxxx")))
+    both = _ours_with(_ours_with(blob, local, b"xxxx"), listed, b"xxxx")
+    assert frame.fits(memoryview(both))
+    assert not frame.copy(memoryview(both), frame.told(memoryview(both)), np.empty(CUBE.shape, "f4"))
+    with pytest.raises(StampError):
+        decode_planes(both, where=WHERE)
 
 
 def test_decoded_pixels_are_a_writable_copy():
@@ -406,12 +468,12 @@ def test_the_short_path_takes_only_archives_whose_two_directories_agree():
     blob = encode_planes("image", CUBE)
     central = blob.index(b"PK\x01\x02")
     for at in (0, 8, 14, 18, 22, 26, 28, central, central + 16, central + 24, central + 42, len(blob) - 12):
-        assert npz._read_own_layout(memoryview(_ours_with(blob, at, b"\x07"))) is None
+        assert npz._read_short(memoryview(_ours_with(blob, at, b"\x07"))) is None
     renamed = _ours_with(blob, central + 46, b"image_q")
-    assert npz._read_own_layout(memoryview(renamed)) is None
+    assert npz._read_short(memoryview(renamed)) is None
     with pytest.raises(StampError):
         decode_planes(renamed, where=WHERE)
-    assert npz._read_own_layout(memoryview(blob)) is not None
+    assert npz._read_short(memoryview(blob)) is not None
 
 
 def test_one_name_twice_is_refused_on_both_paths():

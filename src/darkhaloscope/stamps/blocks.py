@@ -1,22 +1,19 @@
 """Many blobs at once: a column of stamps as one array, without a step for each row but its checksums.
 
-What `write_npz` puts around the planes of a stamp is the same bytes for every stamp of a size, except for the
-checksums. A row whose frame is those bytes holds its pixels where the frame says; every other row (foreign
-archives, other sizes, damage) goes through `decode_planes`, which reads or refuses it by itself.
+A row whose bytes fit the frame of its size (`stamps.frames`) holds its pixels where the frame says; every
+other row (foreign archives, other sizes, damage) goes through `decode_planes`, which reads or refuses it.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import StampError
-from darkhaloscope.stamps.npz import write_npz
+from darkhaloscope.stamps.frames import frame
 from darkhaloscope.stamps.stamp import decode_planes, decode_stamp
 from darkhaloscope.survey.release import BANDS
 
@@ -39,41 +36,6 @@ class Block:
     thin: frozenset[int]
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The bytes around the planes of a stored stamp, and where planes and checksums lie in them.
-
-    headers    where the checked bytes of each plane begin: its NPY header, then its pixels
-    planes     where its pixels begin
-    checksums  its checksum in the local header and in the directory
-    """
-
-    template: Bytes
-    headers: tuple[int, ...]
-    planes: tuple[int, ...]
-    checksums: tuple[tuple[int, int], ...]
-    fixed: tuple[slice, ...]
-    plane_bytes: int
-
-
-@functools.lru_cache(maxsize=32)
-def _frame(prefix: str, shape: tuple[int, int]) -> _Frame:
-    """Found by looking, so that only `write_npz` knows the format: marked planes are written and sought."""
-    rng = np.random.default_rng(7)
-    marks = [rng.integers(0, 256, (*shape, 4), dtype=np.uint8).view("<f4")[..., 0] for _ in BANDS]
-    blob = write_npz({f"{prefix}_{band}": mark for band, mark in zip(BANDS, marks, strict=True)})
-    planes = tuple(blob.index(mark.tobytes()) for mark in marks)
-    size = marks[0].nbytes
-    headers = tuple(blob.rindex(np.lib.format.MAGIC_PREFIX, 0, plane) for plane in planes)
-    checked = (blob[h : p + size] for h, p in zip(headers, planes, strict=True))
-    sums = [isal_zlib.crc32(part).to_bytes(4, "little") for part in checked]
-    places = tuple((blob.index(s), blob.rindex(s)) for s in sums)
-    holes = sorted([(p, p + size) for p in planes] + [(at, at + 4) for pair in places for at in pair])
-    edges = [0, *(edge for hole in holes for edge in hole), len(blob)]
-    fixed = tuple(slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a)
-    return _Frame(np.frombuffer(blob, np.uint8), headers, planes, places, fixed, size)
-
-
 class Blobs:
     """A column of blobs that hold the planes ``prefix_g, prefix_r, prefix_z``, decoded some rows at a time.
 
@@ -87,7 +49,7 @@ class Blobs:
     ) -> None:
         self.prefix, self.shape, self.where = prefix, shape, where
         self._column = _one_chunk(blobs)
-        self._frame = _frame(prefix, shape)
+        self._frame = frame(prefix, shape)
         self._data, self._offsets = _bytes_of(self._column)
         self._view = memoryview(self._data.data)
         self._framed, self._checksums = self._framed_rows()
@@ -125,18 +87,18 @@ class Blobs:
 
     def _framed_rows(self) -> tuple[list[bool], list[list[int]]]:
         """Whether the bytes of each row outside planes and checksums are the frame's; and its checksums."""
-        size, frame = len(self._frame.template), self._frame
-        framed: NDArray[np.bool_] = np.diff(self._offsets) == size
+        template = np.frombuffer(self._frame.template, np.uint8)
+        framed: NDArray[np.bool_] = np.diff(self._offsets) == len(template)
         rows = np.flatnonzero(framed)
         if len(rows) == len(framed):
-            blobs = self._data[self._offsets[0] : self._offsets[-1]].reshape(-1, size)
+            blobs = self._data[self._offsets[0] : self._offsets[-1]].reshape(-1, len(template))
         else:
-            parts = [self._data[at : at + size] for at in self._offsets[rows]]
-            blobs = np.stack(parts) if parts else np.empty((0, size), np.uint8)
-        for part in frame.fixed:
-            framed[rows] &= (blobs[:, part] == frame.template[part]).all(axis=1)
+            parts = [self._data[at : at + len(template)] for at in self._offsets[rows]]
+            blobs = np.stack(parts) if parts else np.empty((0, len(template)), np.uint8)
+        for part in self._frame.fixed:
+            framed[rows] &= (blobs[:, part] == template[part]).all(axis=1)
         told = np.zeros((len(framed), len(BANDS)), dtype="<u4")
-        for band, (local, listed) in enumerate(frame.checksums):
+        for band, (local, listed) in enumerate(self._frame.checksums):
             framed[rows] &= (blobs[:, local : local + 4] == blobs[:, listed : listed + 4]).all(axis=1)
             told[rows, band] = np.ascontiguousarray(blobs[:, local : local + 4]).view("<u4")[:, 0]
         return framed.tolist(), told.tolist()
@@ -145,16 +107,9 @@ class Blobs:
         """Copy a framed row's pixels into `planes`; False if it has no frame or a checksum does not match."""
         if not self._framed[row]:
             return False
-        start, size, frame, view = int(self._offsets[row]), self._frame.plane_bytes, self._frame, self._view
-        target = memoryview(planes.reshape(-1).view(np.uint8).data)
-        at = 0
-        for header, plane, told in zip(frame.headers, frame.planes, self._checksums[row], strict=True):
-            end = start + plane + size
-            if isal_zlib.crc32(view[start + header : end]) != told:
-                return False
-            target[at : at + size] = view[start + plane : end]
-            at += size
-        return True
+        start = int(self._offsets[row])
+        blob = self._view[start : start + len(self._frame.template)]
+        return self._frame.copy(blob, self._checksums[row], planes)
 
     def _one(self, row: int) -> tuple[NDArray[np.float32], int]:
         """The planes of one blob by the general reader, and how many bands it has."""

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Int32
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import StampError
+from darkhaloscope.stamps.frames import frame_of_length
 from darkhaloscope.stamps.npz import Blob, read_npz, shown, write_npz
 from darkhaloscope.survey.release import BANDS, SAME_PIX
 
@@ -165,9 +166,11 @@ def decode_planes(
     All three bands must be there; a constant plane of an *image* counts as absent (a zero-filled band is how
     missing data hide). Raises StampError.
     """
-    cube, bandset = _planes(read_npz(blob, where=where), prefix, where)
-    if len(bandset) < len(BANDS):
-        raise StampError(where, f"has no usable band {', '.join(_absent(bandset))} of '{prefix}'")
+    cube = _framed(blob, prefix)
+    if cube is None:
+        cube, bandset = _planes(read_npz(blob, where=where), prefix, where)
+        if len(bandset) < len(BANDS):
+            raise StampError(where, f"has no usable band {', '.join(_absent(bandset))} of '{prefix}'")
     return _finite(cube, prefix, where) if require_finite else cube
 
 
@@ -200,6 +203,20 @@ def decode_mask(blob: Blob | None, *, where: str) -> Mask:
     if not np.array_equal(bits, plane):
         raise StampError(where, f"'{_MASK_KEY}' holds numbers that do not fit into 32 bits")
     return bits
+
+
+def _framed(blob: Blob | None, prefix: str) -> StampArray | None:
+    """The planes of a blob as `encode_planes` writes it; None for any other, and where a band is constant."""
+    if blob is None:
+        return None
+    view = memoryview(blob).cast("B")
+    frame = frame_of_length(prefix, len(view))
+    if frame is None or not frame.fits(view):
+        return None
+    cube = np.empty((len(BANDS), *frame.shape), dtype=np.float32)
+    if not frame.copy(view, frame.told(view), cube):
+        return None
+    return None if prefix == "image" and any(map(_is_constant, cube)) else cube
 
 
 def _planes(arrays: Mapping[str, NDArray[Any]], prefix: str, where: str) -> tuple[StampArray, str]:
