@@ -25,6 +25,11 @@ survey = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(survey, name="survey")
+protocol = typer.Typer(
+    help="What runs are measured by: lock it before results are seen, and see what changed since.",
+    no_args_is_help=True,
+)
+app.add_typer(protocol, name="protocol")
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for the result; the same command continues in it.")
@@ -389,6 +394,52 @@ def survey_calibrate(
     from darkhaloscope.pipeline.bring_in import calibrate_cutouts
 
     typer.echo(calibrate_cutouts(files, out, pixel_scale=pixel_scale))
+
+
+ProtocolFile = Annotated[
+    str,
+    typer.Argument(metavar="[PATH]", help="Protocol file; the one that comes with the package by default."),
+]
+
+
+@protocol.command("lock")
+def protocol_lock(
+    path: ProtocolFile = "evaluation_protocol.yaml",
+    reason: Annotated[str, typer.Option(help="Why; needed when a locked protocol has changed.")] = "",
+    user: Annotated[str | None, typer.Option(help="Who locks it; the login name by default.")] = None,
+) -> None:
+    """Record what the protocol is now, when, and by whom, in a file beside it."""
+    from darkhaloscope.pipeline.protocol_verbs import lock
+
+    typer.echo(lock(path, reason=reason, user=user))
+
+
+@protocol.command("status")
+def protocol_status(path: ProtocolFile = "evaluation_protocol.yaml") -> None:
+    """Say whether it is locked, since when, and what changed. Exits 1 unless locked and unchanged."""
+    from darkhaloscope.pipeline.protocol_verbs import status
+
+    unchanged, lines = status(path)
+    typer.echo("\n".join(lines))
+    if not unchanged:
+        raise typer.Exit(EXIT_FAILED_CHECK)
+
+
+@protocol.command("diff")
+def protocol_diff(
+    path: ProtocolFile = "evaluation_protocol.yaml",
+    other: Annotated[str | None, typer.Argument(help="Another protocol file instead of the lock.")] = None,
+) -> None:
+    """One line for each key that differs from the lock, or from another file. Exits 1 if any does."""
+    from darkhaloscope.pipeline.protocol_verbs import diff, is_locked
+
+    if other is None and not is_locked(path):
+        typer.echo("not locked: there is nothing to compare with", err=True)
+        raise typer.Exit(EXIT_FAILED_CHECK)
+    lines = diff(path, other)
+    typer.echo("\n".join(lines) if lines else "no difference")
+    if lines:
+        raise typer.Exit(EXIT_FAILED_CHECK)
 
 
 def _exit_with(verdict: str) -> None:

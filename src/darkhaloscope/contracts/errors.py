@@ -10,6 +10,7 @@
           SchemaMismatch        declared against found
           SplitLeakage          what crosses between splits
           PairMismatch          stamp and control that do not belong together
+          ProtocolChanged       what differs from the protocol that was locked
           StoreError            a dataset that is absent, unfinished, or made by another job
         TrainingFailed          a run that stopped itself (NaN loss, nothing to train on)
       JobFailed                 a row that stopped a job: job, shard, target, cause
@@ -87,6 +88,21 @@ class PairMismatch(DataError):
 
 class StoreError(DataError):
     """A dataset that is absent, unfinished, or belongs to another job."""
+
+
+class ProtocolChanged(DataError):
+    """A protocol that is no longer the one numbers are read against. `changes` has one line for each key."""
+
+    def __init__(self, where: str, since: str, changes: Sequence[str]) -> None:
+        super().__init__(where, since, "")
+        self.args = (where, since, tuple(changes))
+        self.since, self.changes = since, tuple(changes)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: the protocol has changed since {self.since}: {'; '.join(self.changes)}"
+            " (restore it, or raise its version, lock it again with a reason, and start another folder)"
+        )
 
 
 class TrainingFailed(LocatedError):

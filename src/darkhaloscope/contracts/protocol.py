@@ -7,7 +7,7 @@ two, so that a flipped direction or a loosened bound in the file is a named find
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -272,10 +272,15 @@ class Expected(Frozen):
 
 
 class Protocol(Frozen):
-    """Everything a run is measured by."""
+    """Everything a run is measured by.
+
+    locked_date   old files carry it; the date of a lock stands in the lock file (`contracts.lock`)
+    """
+
+    unfingerprinted: ClassVar[frozenset[str]] = frozenset({"locked_date"})
 
     version: str
-    locked_date: str | None
+    locked_date: str | None = None
     gates: Gates
     metrics: Metrics
     leakage_probe: LeakageProbe
@@ -361,15 +366,14 @@ def check_protocol(protocol: Protocol) -> Findings:
     """Compare the file with the contract in code.
 
     `protocol_directions`: gates that point another way; `protocol_complete`: gates, metrics, bins that are
-    missing; `protocol_bounds`: changed bounds, minima below the contract, a brief's gate made to decide;
-    `protocol_locked`: NOT_EVALUATED until the protocol carries the date of its lock.
+    missing; `protocol_bounds`: changed bounds, minima below the contract, a brief's gate made to decide.
+    Whether the file is still the one that was locked is `contracts.lock`'s.
     """
     return Findings(
         (
             _count("protocol_directions", _turned(protocol), "every gate points the way its contract says"),
             _count("protocol_complete", _missing(protocol), "everything the brief measures is measured"),
             _count("protocol_bounds", _loosened(protocol), "no bound or minimum was changed"),
-            _locked(protocol),
         )
     )
 
@@ -463,12 +467,3 @@ def _changed_minima(protocol: Protocol) -> list[str]:
     return faults + [
         f"{name} is {found}, must be {wanted}" for name, (found, wanted) in exact.items() if found != wanted
     ]
-
-
-def _locked(protocol: Protocol) -> Finding:
-    check = Check(
-        name="protocol_locked", bound=exactly(1.0), why="numbers are read against a protocol fixed beforehand"
-    )
-    if protocol.locked_date is None:
-        return check.not_evaluated("locked_date is null: this protocol may still change")
-    return check.measure(1.0, detail=f"locked {protocol.locked_date}")

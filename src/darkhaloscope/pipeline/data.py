@@ -16,6 +16,7 @@ from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.config import find_config
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.job import Job
+from darkhaloscope.contracts.lock import check_lock
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
@@ -33,8 +34,13 @@ from darkhaloscope.dataset.splits import (
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject, MakeAnchors
 from darkhaloscope.injection.recipe import Recipe
-from darkhaloscope.pipeline.experiment import Experiment
-from darkhaloscope.pipeline.provenance import check_provenance, check_recipe, check_reproduction
+from darkhaloscope.pipeline.experiment import Experiment, run_protocol_changes
+from darkhaloscope.pipeline.provenance import (
+    check_provenance,
+    check_recipe,
+    check_reproduction,
+    check_run_protocol,
+)
 from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
 from darkhaloscope.survey.sky import plan_bricks
@@ -215,13 +221,19 @@ class DataStages:
     def provenance(self) -> Findings:
         """Whether what lies in the folder is what its manifests say, and can be made again."""
         hosts = [self.sources[HOSTS]] if HOSTS in self.sources else []
-        made = (check_recipe(self.pairs, self.recipe), check_reproduction(self.pairs, self.sources))
+        made = (
+            check_run_protocol(run_protocol_changes(self.out, self.protocol)),
+            check_recipe(self.pairs, self.recipe),
+            check_reproduction(self.pairs, self.sources),
+        )
         return check_provenance(self.out, outside=hosts) + made
 
     @cached_property
     def foundation(self) -> Findings:
         """Every check that can be made before training: protocol, data, look-alikes."""
-        findings = check_protocol(self.protocol) + self.data_checks
+        path = find_config(self.experiment.protocol)
+        findings = Findings([*check_protocol(self.protocol), check_lock(self.protocol, path)])
+        findings += self.data_checks
         if self.lookalikes is not None:
             findings += self._lookalike_findings(self.lookalikes)
         save_json(self.out / "results" / "foundation.json", findings.to_json())

@@ -1,5 +1,6 @@
 """One experiment as one frozen value: what is painted, injected, split, trained and measured."""
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,8 +8,9 @@ import yaml
 from pydantic import Field
 
 from darkhaloscope.contracts.config import Frozen, find_config, fingerprint, load
-from darkhaloscope.contracts.errors import ConfigError, DataError
-from darkhaloscope.contracts.protocol import load_protocol
+from darkhaloscope.contracts.errors import ConfigError, DataError, ProtocolChanged
+from darkhaloscope.contracts.lock import differences, plain, refuse_changed
+from darkhaloscope.contracts.protocol import Protocol, load_protocol
 from darkhaloscope.contracts.store import open_dataset, write_whole
 from darkhaloscope.contracts.tables import STAMPS
 from darkhaloscope.dataset.sampling import PairSampling
@@ -19,6 +21,7 @@ from darkhaloscope.survey.priors import Psf, SkyPriors
 from darkhaloscope.training.config import TrainConfig
 
 MOCK_ANCHORS = 30
+RUN_PROTOCOL = "protocol.json"
 
 
 class Lookalikes(Frozen):
@@ -85,7 +88,8 @@ def check_inputs(experiment: Experiment) -> None:
 
     Raises ConfigError for the protocol, DataError for a dataset or a cutout that cannot be used.
     """
-    load_protocol(find_config(experiment.protocol))
+    path = find_config(experiment.protocol)
+    refuse_changed(load_protocol(path), path)
     survey = experiment.survey
     if survey.hosts is not None:
         hosts = open_dataset(survey.hosts).expect(STAMPS)
@@ -103,6 +107,7 @@ def check_inputs(experiment: Experiment) -> None:
 def claim(out: Path, experiment: Experiment) -> None:
     """Take a folder for an experiment, or recognise it as its own; ConfigError if it is another's."""
     path = out / "config.yaml"
+    protocol = load_protocol(find_config(experiment.protocol))
     if out.is_file():
         raise ConfigError(str(out), "", "is a file, not a folder", "another --out")
     if path.exists():
@@ -111,9 +116,30 @@ def claim(out: Path, experiment: Experiment) -> None:
             key = _first_difference(found.model_dump(mode="json"), experiment.model_dump(mode="json"))
             problem = "differs from the run that this folder holds"
             raise ConfigError(str(out), key, problem, "another --out, or the settings in its config.yaml")
+        _keep_protocol(out, protocol)
         return
     text = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(path, text.encode())
+    _keep_protocol(out, protocol)
+
+
+def _keep_protocol(out: Path, protocol: Protocol) -> None:
+    """Record what a run is measured by; ProtocolChanged if the folder was begun under another one."""
+    path = out / RUN_PROTOCOL
+    if not path.exists():
+        write_whole(path, (json.dumps(plain(protocol), indent=1) + "\n").encode())
+        return
+    changes = run_protocol_changes(out, protocol)
+    if changes:
+        raise ProtocolChanged(str(path), "the run began", changes)
+
+
+def run_protocol_changes(out: Path, protocol: Protocol) -> list[str]:
+    """What differs between a protocol and the one that the run in a folder began under."""
+    path = out / RUN_PROTOCOL
+    if not path.exists():
+        return []
+    return differences(json.loads(path.read_text(encoding="utf-8")), plain(protocol))
 
 
 def _first_difference(a: object, b: object, path: str = "") -> str:

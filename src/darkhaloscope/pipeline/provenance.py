@@ -45,6 +45,11 @@ PROVENANCE_CHECKS = {
             why="results must carry the prior they were made with, not the one that is described",
         ),
         Check(
+            name="provenance_protocol",
+            bound=exactly(0),
+            why="a protocol that changes while a run is under way is chosen by its results",
+        ),
+        Check(
             name="provenance_code",
             bound=exactly(0),
             decides=False,
@@ -127,6 +132,13 @@ def _results(run: Path, known: set[str]) -> Finding:
     figures = json.loads(path.read_text(encoding="utf-8"))
     lost = [f["name"] for f in figures if not set(f["manifests"]) <= known]
     return _count("provenance_results", lost, len(figures))
+
+
+def check_run_protocol(changes: Sequence[str]) -> Finding:
+    """Whether the run is measured by the protocol it began under."""
+    return PROVENANCE_CHECKS["provenance_protocol"].measure(
+        len(changes), detail="; ".join(changes), examples=changes[:EXAMPLES]
+    )
 
 
 def check_recipe(pairs: Mapping[str, Dataset], recipe: object) -> Finding:

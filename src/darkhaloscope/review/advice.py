@@ -236,6 +236,10 @@ _PROVENANCE: Mapping[str, Advice] = {
         _INCONSISTENT, _CRITICAL, "Pairs carry another recipe than the run declares", _NEW_FOLDER,
         "Results must carry the prior they were made with.",
     ),
+    "provenance_protocol": Advice(
+        _SCIENCE, _CRITICAL, "The protocol changed while the run was under way", _PROTOCOL,
+        "A run is measured by the protocol it began under; another protocol needs another run.",
+    ),
     "provenance_code": Advice(
         _INCONSISTENT, _LOW, "Datasets of several code versions", _NEW_FOLDER,
         "Usually harmless; a paper's run is made by one version.", ("L6.2", "L6.3"),
