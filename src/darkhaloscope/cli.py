@@ -44,6 +44,12 @@ Workers = Annotated[
     int, typer.Option("--workers", "-n", min=1, help="Worker processes. Results do not depend on it.")
 ]
 
+Anchors = Annotated[
+    Path | None, typer.Option(help="Known lenses to check too: a dataset of `dhs survey anchors`.")
+]
+Contaminants = Annotated[
+    Path | None, typer.Option(help="Look-alikes to check too: a dataset of `dhs survey contaminants`.")
+]
 Release = Annotated[
     str, typer.Option(help="dr10-south, dr9-north, dr9-south, …: north and south are never mixed.")
 ]
@@ -107,14 +113,18 @@ def train(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> N
 
 
 @app.command()
-def verify(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+def verify(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    anchors: Anchors = None,
+    contaminants: Contaminants = None,
+) -> None:
     """Phase 0: protocol, provenance and data of a run, all rows. Exits 1 when a check fails.
 
     Writes phase0_summary.json into the folder; data stages that are missing are made.
     """
     from darkhaloscope.pipeline.verbs import verify_run
 
-    _exit_with(verify_run(run_folder).verdict)
+    _exit_with(verify_run(run_folder, anchors=anchors, contaminants=contaminants).verdict)
 
 
 @app.command()
@@ -124,6 +134,8 @@ def review(
         list[Path] | None,
         typer.Option("--code", help="Your own scripts or plugins: a file or a folder (repeatable)."),
     ] = None,
+    anchors: Anchors = None,
+    contaminants: Contaminants = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the review; RUN/review by default.")
     ] = None,
@@ -134,7 +146,8 @@ def review(
     """
     from darkhaloscope.review.verb import review_all
 
-    _exit_with(review_all(run_folder, code=code or (), out=out))
+    made = review_all(run_folder, code=code or (), out=out, anchors=anchors, contaminants=contaminants)
+    _exit_with(made)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Each planted fault is found by the finding meant for it, and clean data raise none."""
 
-import collections
 import re
 
 import numpy as np
@@ -13,7 +12,6 @@ from darkhaloscope.contracts.errors import SchemaMismatch
 from darkhaloscope.contracts.protocol import check_protocol, load_protocol
 from darkhaloscope.contracts.store import local_writer, write_rows
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, SPLITS_NAMES
-from darkhaloscope.dataset.foundation import check_lookalikes
 from darkhaloscope.dataset.pair_checks import (
     OF_ARCS,
     OVER_ALL,
@@ -526,14 +524,6 @@ def test_a_split_whose_rows_are_all_set_aside_counts_as_empty(splits, pairs, com
         dict(row, reject="below_snr_floor") if row["split"] == split else row for row in splits.to_pylist()
     ]
     assert [f.name for f in split_findings(committed, rows, pairs).failed] == [f"split_{split}_filled"]
-
-
-def test_too_few_lookalikes_are_found_by_class():
-    minima = {"ring": 3, "spike": 2}
-    counts = collections.Counter({"ring": 2, "spike": 2})
-    findings = check_lookalikes(counts, anchors=29, minima=minima, min_anchors=30)
-    assert [f.name for f in findings.failed] == ["contaminants_ring", "anchors_count"]
-    assert check_lookalikes(counts + collections.Counter(ring=1), 30, minima, 30).all_passed
 
 
 def test_a_flipped_gate_direction_in_the_file_is_found(tmp_path):

@@ -20,7 +20,7 @@ from darkhaloscope.contracts.lock import check_lock
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
-from darkhaloscope.dataset.foundation import check_lookalikes
+from darkhaloscope.dataset.catalog_checks import check_counts
 from darkhaloscope.dataset.pair_checks import VerifyPairs, pair_findings
 from darkhaloscope.dataset.split_checks import check_splits
 from darkhaloscope.dataset.splits import (
@@ -244,8 +244,7 @@ class DataStages:
         usable = [row for row in rows if row["reject"] is None]
         categories = Counter(row["category"] for row in usable if row["kind"] == "contaminant")
         anchors = sum(row["kind"] == "lens" and row["arc_domain"] is not None for row in usable)
-        minima = dict(self.protocol.contaminants.minima)
-        return check_lookalikes(categories, anchors, minima, self.protocol.anchor_recall.anchors_min)
+        return check_counts(categories, anchors, self.protocol)
 
     def rows(self, split: str, columns: Sequence[str]) -> pa.Table:
         """Pairs of one split over all sources, in order; rows that the split sets aside are left out."""

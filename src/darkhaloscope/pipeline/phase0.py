@@ -9,6 +9,9 @@ from typing import Any
 from darkhaloscope import __version__
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
+from darkhaloscope.contracts.protocol import Protocol
+from darkhaloscope.contracts.store import Dataset
+from darkhaloscope.dataset.catalog_checks import check_anchors, check_contaminants
 from darkhaloscope.pipeline.data import save_json
 from darkhaloscope.pipeline.results import Results, decide
 from darkhaloscope.report.report import Verdict
@@ -38,6 +41,18 @@ def sections_of(findings: Findings) -> dict[str, Findings]:
     return {name: part for name, part in found.items() if len(part)}
 
 
+def catalogue_findings(
+    protocol: Protocol, *, anchors: Dataset | None = None, contaminants: Dataset | None = None
+) -> Findings:
+    """Findings of real catalogues; none for one that is not handed in."""
+    found = Findings()
+    if anchors is not None:
+        found += check_anchors(anchors, protocol)
+    if contaminants is not None:
+        found += check_contaminants(contaminants, protocol, anchors=anchors)
+    return found
+
+
 @dataclass
 class Phase0:
     """The foundation of a run and of the catalogues that go with it."""
@@ -48,7 +63,9 @@ class Phase0:
     @cached_property
     def findings(self) -> Findings:
         """Protocol, provenance, pairs, splits, look-alikes, and the catalogues that were handed in."""
-        return self.run.foundation + self.run.provenance + self.catalogues
+        given = {f.name for f in self.catalogues}
+        own = (f for f in self.run.foundation if f.name not in given)  # a real catalogue stands before mocks
+        return Findings([*own, *self.run.provenance, *self.catalogues])
 
     @cached_property
     def sections(self) -> dict[str, Findings]:

@@ -8,14 +8,14 @@ from rich.console import Console
 
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset
-from darkhaloscope.contracts.tables import STAMPS
+from darkhaloscope.contracts.tables import ANCHORS, CONTAMINANTS, STAMPS
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.bring_in import say_what_was_made
 from darkhaloscope.pipeline.data import SKY, DataStages
 from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
 from darkhaloscope.pipeline.page import assemble
-from darkhaloscope.pipeline.phase0 import Phase0
+from darkhaloscope.pipeline.phase0 import Phase0, catalogue_findings
 from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.report.report import Verdict, write_report
 from darkhaloscope.runners.local import run_local
@@ -69,9 +69,9 @@ def train_experiment(
     return Outcome(verdict)
 
 
-def verify_run(run_folder: Path) -> Outcome:
+def verify_run(run_folder: Path, *, anchors: Path | None = None, contaminants: Path | None = None) -> Outcome:
     """Phase 0 of a run, all bytes and rows: findings are printed, `phase0_summary.json` is written."""
-    phase0, console = phase0_of(run_folder)
+    phase0, console = phase0_of(run_folder, anchors=anchors, contaminants=contaminants)
     for section, findings in phase0.sections.items():
         console.print(f"{section}:", highlight=False, markup=False)
         for finding in findings:
@@ -81,10 +81,14 @@ def verify_run(run_folder: Path) -> Outcome:
     return Outcome(phase0.verdict, path)
 
 
-def phase0_of(run_folder: Path) -> tuple[Phase0, Console]:
-    """Phase 0 of the run in a folder, and where to print."""
+def phase0_of(
+    run_folder: Path, *, anchors: Path | None = None, contaminants: Path | None = None
+) -> tuple[Phase0, Console]:
+    """Phase 0 of the run in a folder, with the catalogues that go with it, and where to print."""
     run, console = _held(run_folder)
-    return Phase0(run), console
+    lenses = None if anchors is None else open_dataset(anchors).expect(ANCHORS)
+    others = None if contaminants is None else open_dataset(contaminants).expect(CONTAMINANTS)
+    return Phase0(run, catalogue_findings(run.protocol, anchors=lenses, contaminants=others)), console
 
 
 def inject_arcs(

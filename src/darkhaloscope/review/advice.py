@@ -193,6 +193,48 @@ _CATALOGUES: Mapping[str, Advice] = {
         )
         for kind in ("ring", "spiral", "merger", "spike")
     },
+    **{
+        f"contaminants_{what}": Advice(category, severity, title, _CONTAMINANTS, explanation)
+        for what, category, severity, title, explanation in (
+            ("columns", _INCONSISTENT, _HIGH, "Look-alikes without name, place or class",
+             "The reader of published tables fills the columns of the table or refuses the row."),
+            ("duplicates", _SCIENCE, _MEDIUM, "One look-alike under two names",
+             "Rows within 5 arcsec are one galaxy: M51 is NGC 5194."),
+            ("known_lens", _SCIENCE, _CRITICAL, "Known lenses among the look-alikes",
+             "A lens that counts as a contaminant turns a right detection into a false one."),
+            ("size", _SCIENCE, _HIGH, "Look-alikes larger than a stamp",
+             "A nearby spiral fills 17 arcsec with texture; no deflector looks like that."),
+            ("provenance", _SCIENCE, _HIGH, "Look-alikes that name no table",
+             "Catalogues come from files with a checksum, never from memory."),
+            ("placeholder", _BUG, _CRITICAL, "Placeholder coordinates",
+             "Numbered names on round coordinates point at blank sky."),
+        )
+    },
+    **{
+        f"anchors_{what}": Advice(category, severity, title, _ANCHORS, explanation)
+        for what, category, severity, title, explanation in (
+            ("columns", _INCONSISTENT, _HIGH, "Anchors without name, place or a possible Einstein radius",
+             "The reader of published tables fills the columns of the table or refuses the row."),
+            ("duplicate_names", _SCIENCE, _HIGH, "One lens twice under one name",
+             "Rows of several tables are merged by position, so that a system counts once."),
+            ("duplicate_sky", _SCIENCE, _HIGH, "One lens under two names",
+             "Rows within 5 arcsec are one system."),
+            ("theta_e", _SCIENCE, _MEDIUM, "Anchors whose arc the seeing hides",
+             "The protocol counts anchors from half an arcsecond up."),
+            ("provenance", _SCIENCE, _CRITICAL, "Anchors that name no table",
+             "Catalogues come from files with a checksum, never from memory."),
+            ("domains", _INCONSISTENT, _CRITICAL, "Mock lenses among the real ones",
+             "A figure from simulated arcs may not stand under a real lens's name."),
+            ("positions", _BUG, _CRITICAL, "Anchor coordinates are rounded",
+             "A hundredth of a degree is 36 arcsec, twice the stamp."),
+            ("survey_match", _BUG, _CRITICAL, "Anchors lie beside every survey source",
+             "Positions that are off by arcminutes show blank sky: nothing can be concluded from them."),
+            ("on_sources", _SCIENCE, _CRITICAL, "Anchors lie on what cannot be a deflector",
+             "Deflectors are extended sources between magnitude 13 and 23."),
+            ("blank_sky", _BUG, _CRITICAL, "Anchor stamps show blank sky",
+             "Compare the positions with the published table before anything is scored."),
+        )
+    },
     "anchors_count": Advice(
         _SCIENCE, _HIGH, "Too few known lenses", _ANCHORS,
         "Recall of fewer than 30 lenses has an interval wider than any difference between arms.",

@@ -12,9 +12,18 @@ from darkhaloscope.review.issues import Severity
 from darkhaloscope.review.write import write_review
 
 
-def review_all(run_folder: Path | None, *, code: Sequence[Path] = (), out: Path | None = None) -> Verdict:
+def review_all(
+    run_folder: Path | None,
+    *,
+    code: Sequence[Path] = (),
+    out: Path | None = None,
+    anchors: Path | None = None,
+    contaminants: Path | None = None,
+) -> Verdict:
     """Review a run, code, or both; write the review and print its summary."""
-    phase0, console = (None, Console(stderr=True)) if run_folder is None else phase0_of(run_folder)
+    phase0, console = None, Console(stderr=True)
+    if run_folder is not None:
+        phase0, console = phase0_of(run_folder, anchors=anchors, contaminants=contaminants)
     made = review(phase0, code=code)
     folder = out or (run_folder / "review" if run_folder is not None else Path("review"))
     page = write_review(made, folder)[1]
