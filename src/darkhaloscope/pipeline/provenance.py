@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from darkhaloscope import __version__
 from darkhaloscope.contracts.checks import Check, Finding, Findings, exactly
 from darkhaloscope.contracts.config import fingerprint
-from darkhaloscope.contracts.errors import SchemaMismatch, StoreError
+from darkhaloscope.contracts.errors import DataError, SchemaMismatch, StoreError
 from darkhaloscope.contracts.store import Dataset, open_dataset
 from darkhaloscope.injection.inject import Inject
 
@@ -161,18 +161,26 @@ def check_reproduction(pairs: Mapping[str, Dataset], sources: Mapping[str, Datas
         if described.get("job") != "inject" or name not in sources or not dataset.keys:
             continue
         job = Inject.model_validate_json(json.dumps(described))
-        key = dataset.keys[-1]
-        stored = dataset.read_shard(key)
-        hosts = sources[name].read_shard(key)
-        wanted = pc.unique(stored.column("target_id"))[:REMADE_HOSTS]
-        again = job.run(hosts.filter(pc.is_in(hosts.column("target_id"), wanted)))
-        held = stored.filter(pc.is_in(stored.column("target_id"), wanted))
-        n += held.num_rows
-        differing += _differing(held, again)
+        try:
+            rows, odd = _remade(job, dataset, sources[name])
+        except DataError as error:  # what cannot be read cannot be made again either
+            rows, odd = 1, [f"{name}: {error}"]
+        n += rows
+        differing += odd
     check = PROVENANCE_CHECKS["pair_reproduces"]
     if not n:
         return check.not_evaluated("no pairs of this run's own injection to make again", n=0, needs_n=1)
     return _count("pair_reproduces", differing, n)
+
+
+def _remade(job: Inject, pairs: Dataset, source: Dataset) -> tuple[int, list[str]]:
+    """How many rows of the last shard were made again, and which came out otherwise."""
+    key = pairs.keys[-1]
+    stored, hosts = pairs.read_shard(key), source.read_shard(key)
+    wanted = pc.unique(stored.column("target_id"))[:REMADE_HOSTS]
+    again = job.run(hosts.filter(pc.is_in(hosts.column("target_id"), wanted)))
+    held = stored.filter(pc.is_in(stored.column("target_id"), wanted))
+    return held.num_rows, _differing(held, again)
 
 
 def _differing(held: pa.Table, again: pa.Table) -> list[str]:
