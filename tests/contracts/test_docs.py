@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.contracts.pages import CHECKS, contracts_page, exit_criteria_page
 
 from darkhaloscope.contracts.config import find_config
-from darkhaloscope.contracts.tables import HOUSE_TABLES
+from darkhaloscope.contracts.protocol import check_protocol, load_protocol
 from darkhaloscope.pipeline.experiment import load_experiment
+from darkhaloscope.review.advice import ADVICE, advice_for
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -24,9 +26,20 @@ def test_the_table_documentation_is_what_the_tables_say():
     assert (ROOT / "docs" / "contracts.md").read_text() == contracts_page()
 
 
-def contracts_page():
-    head = "# Tables\n\nGenerated from `contracts/tables.py`; a test fails when it is stale.\n\n"
-    return head + "\n".join(table.docs() for table in HOUSE_TABLES)
+def test_every_check_and_gate_that_can_fail_has_advice():
+    protocol = load_protocol()
+    names = {name for checks in CHECKS.values() for name in checks}
+    names |= {*protocol.gates.v1, *protocol.gates.v2, "anchors_count", "protocol_locked", "provenance_gates"}
+    names |= {f.name for f in check_protocol(protocol)}
+    names |= {f"contaminants_{name}" for name in protocol.contaminants.minima}
+    assert names <= set(ADVICE)
+    assert set(ADVICE) - names == {"schema_paired_stamps"}
+    assert advice_for("a_plugin's_own").fix  # and what nobody foresaw is told too
+
+
+def test_the_exit_criteria_are_what_the_protocol_says():
+    """Renew them by writing the result of `exit_criteria_page()` to the file."""
+    assert (ROOT / "docs" / "exit_criteria.md").read_text() == exit_criteria_page()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -106,3 +119,23 @@ def test_the_tutorials_commands_run_as_they_stand(tmp_path, monkeypatch):
 
 def _environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+LESSONS = (ROOT / "docs" / "lessons.md").read_text()
+
+
+def test_every_test_that_keeps_a_lesson_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", LESSONS)
+    assert len(named) >= 50
+    lost = [f"{path}::{name}" for path, name in named if not _has_test(path, name)]
+    assert not lost
+
+
+def _has_test(path, name):
+    file = ROOT / path
+    return file.is_file() and (not name or f"def {name}(" in file.read_text())
+
+
+def test_a_lost_test_would_be_noticed():
+    assert not _has_test("tests/contracts/test_docs.py", "test_that_nobody_wrote")
+    assert not _has_test("tests/contracts/test_gone.py", "")

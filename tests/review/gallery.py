@@ -297,9 +297,9 @@ def gallery_page(folder):
     lines = [
         "# Fault gallery",
         "",
-        "Faults that a test plants one by one into data, catalogues, protocols, runs and scripts that are sound",
-        "without them. Each must be found by the finding named here, with this severity; the sound set raises",
-        "none.",
+        "Faults that a test plants one by one into data, catalogues, protocols, runs and scripts that are",
+        "sound without them. Each must be found by the finding named here, with this severity; the sound",
+        "set raises none.",
         "Generated from `tests/review/gallery.py`; a test fails when it is stale.",
         "",
         f"{len(GALLERY)} faults.",
