@@ -1,5 +1,6 @@
 """From findings and code issues to a review: what is wrong, how bad it is, and whether to go on."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
@@ -10,7 +11,7 @@ from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.pipeline.results import decide, near_miss
 from darkhaloscope.report.report import Verdict
-from darkhaloscope.review.advice import advice_for
+from darkhaloscope.review.advice import OPEN_FIXES, advice_for
 from darkhaloscope.review.issues import Category, Issue, Severity
 
 RISKS = 3
@@ -56,6 +57,7 @@ def assess(
     sections: Mapping[str, Sequence[Finding]],
     *,
     run: str = "RUN",
+    bricks: int = 0,
     code_issues: Sequence[Issue] = (),
     code: Sequence[str] = (),
     standing: Sequence[str] = (),
@@ -65,6 +67,7 @@ def assess(
     """Put findings and code issues together.
 
     run          folder of the run, for the commands of the fixes
+    bricks       bricks of its synthetic sky, so that a fix can say how many it takes
     code_issues  of plugins or job scripts, from `review.code.check_code`
     code         what code was looked at, in words
     standing     risks that no check can remove, such as a sky without a real galaxy; named when there are
@@ -73,7 +76,7 @@ def assess(
     A grave code issue is a NO-GO, as a failed deciding check is. One within 5 % of its bound, or a check that
     could not be made, is a CONDITIONAL-GO.
     """
-    issues = _ordered([*_issues(sections, run), *code_issues])
+    issues = _ordered([*_issues(sections, run, bricks), *code_issues])
     findings = Findings(f for part in sections.values() for f in part)
     verdict, reasons = _verdict(findings, code_issues)
     return Review(
@@ -106,13 +109,13 @@ def _verdict(findings: Findings, code_issues: Sequence[Issue]) -> tuple[Verdict,
     return verdict, reasons
 
 
-def _issues(sections: Mapping[str, Sequence[Finding]], run: str) -> Iterator[Issue]:
+def _issues(sections: Mapping[str, Sequence[Finding]], run: str, bricks: int) -> Iterator[Issue]:
     for section, findings in sections.items():
         for finding in findings:
             if finding.status is Status.FAIL:
                 yield _failed(finding, section, run)
             elif finding.status is Status.NOT_EVALUATED and finding.decides:
-                yield _open(finding, section, run)
+                yield _open(finding, section, run, bricks)
 
 
 def _failed(finding: Finding, section: str, run: str) -> Issue:
@@ -136,24 +139,40 @@ def _failed(finding: Finding, section: str, run: str) -> Issue:
     )
 
 
-def _open(finding: Finding, section: str, run: str) -> Issue:
+def _open(finding: Finding, section: str, run: str, bricks: int) -> Issue:
     advice = advice_for(finding.name)
-    short = finding.n is not None and finding.n < finding.needs_n
+    short = _lacks_rows(finding)
     needs = f" It has {finding.n:,} rows of the {finding.needs_n:,} it needs." if short else ""
+    fix = OPEN_FIXES.get(finding.name, _larger(finding, bricks) if short else advice.fix)
     return Issue(
         rule=finding.name,
         category=advice.category if advice.category is Category.ERROR_HANDLING else Category.SCIENCE,
         severity=Severity.MEDIUM,
-        title=f"{finding.name} could not be evaluated",
+        title=f"{finding.name} could not be evaluated" + (": too few rows" if short else ""),
         file=f"{run}: {section}",
-        problem=f"{_sentence(finding.why)} Nothing is known of it yet, which is not a pass.{needs}".strip(),
+        problem=f"{_sentence(finding.why)} Nothing is known yet, and that is not a pass.{needs}".strip(),
         current=str(finding),
-        fixed=(advice.fix if not short else _LARGER).replace("{run}", run),
-        explanation="Enough rows, or what the check lacks, turn an open question into an answer.",
+        fixed=fix.replace("{run}", run),
+        explanation=_WITH_ROWS if short else _WITH_WHAT_IT_LACKS,
     )
 
 
-_LARGER = "dhs run {run}/config.yaml --set survey.bricks=N --out {run}-larger"
+_WITH_ROWS = (
+    "The interval shrinks with the root of the number of rows; below the stated number it decides nothing."
+)
+_WITH_WHAT_IT_LACKS = "With what it lacks the check gives an answer, either way."
+
+
+def _lacks_rows(finding: Finding) -> bool:
+    return finding.n is not None and finding.n < finding.needs_n
+
+
+def _larger(finding: Finding, bricks: int) -> str:
+    """The command for a sample that is large enough, a tenth more than the rows would need."""
+    wanted = "N"
+    if bricks and finding.n:
+        wanted = f"{math.ceil(1.1 * bricks * finding.needs_n / finding.n)}"
+    return f"dhs run {{run}}/config.yaml --set survey.bricks={wanted} --out {{run}}-larger"
 
 
 def _sentence(text: str) -> str:
@@ -179,5 +198,14 @@ def _assessment(verdict: Verdict, findings: Findings, issues: Sequence[Issue], c
 
 
 def _risks(issues: Sequence[Issue], standing: Sequence[str]) -> tuple[str, ...]:
-    risks = [f"{issue.title} ({issue.severity}): {issue.problem}" for issue in issues[:RISKS]]
-    return tuple([*risks, *standing][:RISKS])
+    """Grave issues first, then what no check can remove, then what is open; open questions count as one."""
+    grave = [i for i in issues if i.severity.rank <= Severity.HIGH.rank]
+    rest = [i for i in issues if i.severity is Severity.MEDIUM]
+    few = [i for i in rest if i.title.endswith(": too few rows")]
+    risks = [f"{i.title} ({i.severity}, issue {issues.index(i) + 1}): {i.problem}" for i in grave]
+    others = [f"{i.title}: {i.problem}" for i in rest if i not in few]
+    if few:
+        others.insert(
+            0, f"{len(few)} checks had too few rows and decide nothing: {', '.join(i.rule for i in few)}."
+        )
+    return tuple([*risks, *standing, *others][:RISKS]) or ("None that these checks can show.",)

@@ -50,6 +50,7 @@ def review(phase0: Phase0 | None, *, code: Sequence[Path] = ()) -> Review:
         subject,
         sections,
         run=where,
+        bricks=phase0.run.experiment.survey.bricks if phase0 is not None else 0,
         code_issues=issues,
         code=[str(path) for path in code],
         standing=standing,
