@@ -20,7 +20,7 @@ from darkhaloscope.contracts.lock import check_lock
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
-from darkhaloscope.dataset.catalog_checks import check_counts
+from darkhaloscope.dataset.catalog_checks import check_counts, no_counts
 from darkhaloscope.dataset.pair_checks import VerifyPairs, pair_findings
 from darkhaloscope.dataset.split_checks import check_splits
 from darkhaloscope.dataset.splits import (
@@ -234,7 +234,9 @@ class DataStages:
         path = find_config(self.experiment.protocol)
         findings = Findings([*check_protocol(self.protocol), check_lock(self.protocol, path)])
         findings += self.data_checks
-        if self.lookalikes is not None:
+        if self.lookalikes is None:
+            findings += no_counts("the run has no look-alikes and no anchors", self.protocol)
+        else:
             findings += self._lookalike_findings(self.lookalikes)
         save_json(self.out / "results" / "foundation.json", findings.to_json())
         return findings
