@@ -477,6 +477,39 @@ def test_the_peak_would_show_a_bomb_that_goes_off():
     tracemalloc.stop()
 
 
+MEMBER = _npy(CUBE)
+LIES = {
+    "the truth": (MEMBER, len(MEMBER), MEMBER, True),
+    "another checksum": (MEMBER, len(MEMBER), MEMBER[1:], False),
+    "more than declared": (MEMBER + b"more", len(MEMBER), MEMBER + b"more", False),
+    "more, checksum of what is declared": (MEMBER + b"m", len(MEMBER), MEMBER, False),
+    "less than declared": (MEMBER, len(MEMBER) + 4, MEMBER, False),
+    "less, checksum of what is declared": (MEMBER, len(MEMBER) + 4, MEMBER + bytes(4), False),
+}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("lie", LIES)
+def test_a_member_is_as_long_as_it_declares_and_of_its_checksum_or_refused_on_both_paths(lie, method):
+    payload, size, summed, honest = LIES[lie]
+    blob = _with_header(_zip([("img.npy", payload)], method), size=size, crc=zlib.crc32(summed))
+    assert (_without_zipfile(blob) is not None) == honest
+    if honest:
+        assert np.array_equal(decode_planes(blob, where=WHERE), CUBE)
+        return
+    with pytest.raises(StampError, match="not an NPZ archive"):
+        npz._read_any_layout(memoryview(blob), WHERE)
+    with pytest.raises(StampError, match="not an NPZ archive"):
+        decode_planes(blob, where=WHERE)
+
+
+def test_zipfile_alone_would_have_taken_a_member_longer_than_declared():
+    payload, size, summed, _ = LIES["more, checksum of what is declared"]
+    blob = _with_header(_zip([("img.npy", payload)], zipfile.ZIP_DEFLATED), size=size, crc=zlib.crc32(summed))
+    with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+        assert archive.read("img.npy") == MEMBER
+
+
 @pytest.mark.parametrize("form", ["stored", "deflated", "deflated by zipfile"])
 def test_a_changed_checksum_of_a_foreign_archive_is_found(form):
     blob = FORMS[form](CUBE)

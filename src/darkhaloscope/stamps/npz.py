@@ -164,14 +164,23 @@ def _read_any_layout(view: memoryview, where: str) -> dict[str, NDArray[Any]]:
             members = archive.infolist()
             _check_directory(members, where)
             for member in members:
-                with archive.open(member) as stream:
-                    # Asking for a number of bytes is what bounds the inflation of a member that lies.
-                    payload = stream.read(member.file_size)
-                arrays[member.filename.removesuffix(".npy")] = _read_npy(memoryview(payload))
+                arrays[member.filename.removesuffix(".npy")] = _read_npy(_payload(archive, member))
     except _UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise StampError(where, f"is not an NPZ archive we can read: {reason}") from error
     return arrays
+
+
+def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a member, inflated to one byte beyond what it declares at most; BadZipFile if it lies."""
+    declared = member.file_size
+    member.file_size += 1  # else zipfile itself would cut off whatever is beyond, and check what is left
+    with archive.open(member) as stream:
+        payload = stream.read(declared + 1)
+    if len(payload) != declared:
+        message = f"a member does not hold the {declared} bytes that it declares"
+        raise zipfile.BadZipFile(message)
+    return memoryview(payload)
 
 
 def _check_directory(members: list[zipfile.ZipInfo], where: str) -> None:
