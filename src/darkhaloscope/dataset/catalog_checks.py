@@ -106,8 +106,8 @@ def no_counts(reason: str, protocol: Protocol) -> Findings:
 
 
 def _category_counts(categories: Mapping[str, int], protocol: Protocol) -> list[Finding]:
-    total = sum(categories.values())
-    return [check.measure(categories.get(name, 0), n=total) for name, check in _count_checks(protocol).items()]
+    checks, n = _count_checks(protocol), sum(categories.values())
+    return [check.measure(categories.get(name, 0), n=n) for name, check in checks.items()]
 
 
 def _count_checks(protocol: Protocol) -> dict[str, Check]:

@@ -2,7 +2,8 @@
 
 Nothing is unpickled, nothing is inflated beyond a bound, and a checksum that does not match is an error. Our
 own archives (`write_npz`) are *stored*, since noise does not compress, with fixed dates, so that equal arrays
-give equal bytes; they are read on a short path without the zipfile module. ``numpy.load`` opens them too.
+give equal bytes; ``numpy.load`` opens them too. They, and what ``numpy.savez`` and ``numpy.savez_compressed``
+write, are read on a short path without the zipfile module; zipfile reads every other archive.
 """
 
 import functools
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from isal import isal_zlib
@@ -31,20 +32,26 @@ MAX_HEADER_BYTES = 1024
 _GZIP = b"\x1f\x8b"
 _ITEM_BYTES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}
 
-# The three records of a ZIP archive (PKWARE APPNOTE 6.3.9, sections 4.3.7, 4.3.12, 4.3.16).
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
+# The three records of a ZIP archive (PKWARE APPNOTE 6.3.9, sections 4.3.7, 4.3.12, 4.3.16); what a local
+# header and its entry in the central directory share; and the extra field (4.5.3) in which numpy, to be ready
+# for any size, puts the two sizes of a local header.
+_LOCAL = struct.Struct("<4s14s2I2H")  # signature, shared, packed size, plain size, lengths of name and extra
+_CENTRAL = struct.Struct("<4s2x14s2I3H8xI")  # the same, length of comment, where the local header is
+_SHARED = struct.Struct("<3H4xI")  # version needed, flags, method, (time and date), checksum
+_ZIP64 = struct.Struct("<2H2Q")  # tag, length, plain size, packed size
 _END = struct.Struct("<4s4H2IH")
-_ZIP64 = struct.Struct("<2H2Q")
-_LARGE = 0xFFFFFFFF
-_SIGNATURES = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
+_LOCAL_SIGNATURE, _CENTRAL_SIGNATURE, _END_SIGNATURE = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+_SIZES_IN_EXTRA = (0xFFFFFFFF, 0xFFFFFFFF)
+_VERSIONS = (20, 45)  # needed to extract: ZIP64 or not
+_STORED_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
-_INFLATION: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its annotation is a string
+_InflateError = cast("type[Exception]", isal_zlib.error)  # its stub takes the class for an instance
+
 _UNREADABLE = (
-    zipfile.BadZipFile, zlib.error, _INFLATION, struct.error, EOFError, OSError,
+    zipfile.BadZipFile, zlib.error, _InflateError, struct.error, EOFError, OSError,
     ValueError, TypeError, RuntimeError, SyntaxError, MemoryError, OverflowError,
 )  # fmt: skip
-"""What zipfile and numpy.lib.format raise on bytes that are not what they claim to be."""
+"""What zipfile, isal and numpy.lib.format raise on bytes that are not what they claim to be."""
 
 
 def read_npz(blob: Blob | None, *, where: str) -> dict[str, NDArray[Any]]:
@@ -55,23 +62,23 @@ def read_npz(blob: Blob | None, *, where: str) -> dict[str, NDArray[Any]]:
     """
     if blob is None:
         raise StampError(where, "has no bytes where a stamp should be")
-    view = memoryview(blob).cast("B")
+    view = memoryview(blob).cast("B").toreadonly()
     if view[:2] == _GZIP:
         view = _gunzip(view, where)
     if len(view) > MAX_BLOB_BYTES:
         raise StampError(where, f"is {len(view)} bytes long, more than the {MAX_BLOB_BYTES} a stamp may have")
     try:
-        arrays = _read_short(view)
+        arrays = _read_usual_layout(view)
     except _UNREADABLE:
-        arrays = None  # not such a layout after all: the general reader says what is wrong with it
+        arrays = None  # not that layout after all: the general reader says what is wrong with it
     return _read_any_layout(view, where) if arrays is None else arrays
 
 
 def _gunzip(view: memoryview, where: str) -> memoryview:
-    engine = isal_zlib.decompressobj(wbits=31)
+    engine = isal_zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         inflated = engine.decompress(view, MAX_BLOB_BYTES + 1)
-    except _INFLATION as error:
+    except _InflateError as error:
         raise StampError(where, f"is not a gzip stream: {error}") from error
     if len(inflated) > MAX_BLOB_BYTES:
         raise StampError(where, f"inflates to more than the {MAX_BLOB_BYTES} bytes a stamp may have")
@@ -80,81 +87,74 @@ def _gunzip(view: memoryview, where: str) -> memoryview:
     return memoryview(inflated)
 
 
-def _read_short(view: memoryview) -> dict[str, NDArray[Any]] | None:
-    """Arrays of an archive laid out as `write_npz` or NumPy does, checksums verified; None if it is other.
+def _read_usual_layout(view: memoryview) -> dict[str, NDArray[Any]]:
+    """Arrays of an archive laid out as `write_npz` and numpy do; raises one of _UNREADABLE on any other.
 
-    Walks local headers and central directory side by side and wants them to agree, so it never reads an
-    archive differently than zipfile would. Deflated members are inflated no further than they declare.
+    Walks local headers and central directory side by side and wants them to agree and to fill the archive, so
+    it never reads an archive differently than zipfile would.
     """
     signature, *disks, count, size, central, comment = _END.unpack_from(view, max(len(view) - _END.size, 0))
-    if signature != _SIGNATURES[2] or disks != [0, 0, count] or comment or count > MAX_MEMBERS:
-        return None
-    if central + size + _END.size != len(view):
-        return None
-    members: list[_Member] = []
+    _insist(signature == _END_SIGNATURE and disks == [0, 0, count] and count <= MAX_MEMBERS and not comment)
     at, entry = 0, central
+    members = []
     for _ in range(count):
-        member = _member(view, at, entry, central)
-        if member is None:
-            return None
-        members.append(member)
+        members.append(member := _usual_member(view, at, entry))
         at, entry = member.end, member.next_entry
-    if (at, entry) != (central, central + size) or sum(m.plain for m in members) > MAX_INFLATED_BYTES:
-        return None
-    arrays: dict[str, NDArray[Any]] = {}
-    for member in members:
-        payload = _payload(member)
-        if payload is None or isal_zlib.crc32(payload) != member.checksum:
-            return None
-        arrays[member.name] = _read_npy(payload)
-    return arrays if len(arrays) == count else None
+    _insist((at, entry, entry + _END.size) == (central, central + size, len(view)))
+    _insist(sum(member.plain for member in members) <= MAX_INFLATED_BYTES)
+    arrays = {member.key: _read_npy(_plain_bytes(view, member)) for member in members}
+    _insist(len(arrays) == count)
+    return arrays
+
+
+def _insist(holds: bool) -> None:  # noqa: FBT001
+    if not holds:
+        raise zipfile.BadZipFile
 
 
 class _Member(NamedTuple):
-    """One array of an archive: its bytes as they lie there, and where the next one begins."""
+    """Where a member's bytes lie, and what they are when inflated."""
 
-    name: str
-    packed: memoryview
-    method: int
-    plain: int
-    checksum: int
+    key: str
+    start: int
     end: int
     next_entry: int
+    method: int
+    checksum: int
+    plain: int
 
 
-def _member(view: memoryview, at: int, entry: int, central: int) -> _Member | None:
-    """The member whose local header is at `at` and whose directory entry is at `entry`, if they agree."""
-    local, listed = _LOCAL.unpack_from(view, at), _CENTRAL.unpack_from(view, entry)
-    _sig, _version, flags, method, _time, _date, checksum, packed, plain, name_size, extra = local
-    told_packed, told_plain = listed[8], listed[9]
-    if (local[0], listed[0]) != _SIGNATURES[:2] or listed[2:8] != local[1:7] or flags:
-        return None
-    name_end = at + _LOCAL.size + name_size
-    start, end = name_end + extra, name_end + extra + told_packed
-    next_entry = entry + _CENTRAL.size + name_size
-    name = bytes(view[at + _LOCAL.size : name_end])
-    if listed[10:13] != (name_size, 0, 0) or listed[16] != at or end > central or not name.endswith(b".npy"):
-        return None
-    if bytes(view[next_entry - name_size : next_entry]) != name:
-        return None
-    if (packed, plain) != (told_packed, told_plain) or extra:
-        # NumPy leaves room for large members: the sizes stand in an extra field (section 4.5.3).
-        sizes = (packed, plain, bytes(view[name_end:start]))
-        if sizes != (_LARGE, _LARGE, _ZIP64.pack(1, 16, told_plain, told_packed)):
-            return None
-    return _Member(name[:-4].decode("ascii"), view[start:end], method, told_plain, checksum, end, next_entry)
+def _usual_member(view: memoryview, at: int, entry: int) -> _Member:
+    """The member whose header is at `at`, and at `entry` in the central directory."""
+    signature, shared, packed, plain, name_size, extra = _LOCAL.unpack_from(view, at)
+    version, flags, method, checksum = _SHARED.unpack(shared)
+    name_end, next_entry = at + _LOCAL.size + name_size, entry + _CENTRAL.size + name_size
+    _insist(signature == _LOCAL_SIGNATURE and not flags)
+    _insist(version in _VERSIONS and method in _STORED_OR_DEFLATED)
+    if extra:
+        _insist(extra == _ZIP64.size and (packed, plain) == _SIZES_IN_EXTRA)
+        tag, length, plain, packed = _ZIP64.unpack_from(view, name_end)
+        _insist((tag, length) == (1, 16))
+    listed = _CENTRAL.unpack_from(view, entry)
+    _insist(listed == (_CENTRAL_SIGNATURE, shared, packed, plain, name_size, 0, 0, at))
+    name = bytes(view[name_end - name_size : name_end])
+    key = name[:-4].decode("ascii")
+    # A word holds neither a NUL, where zipfile ends a name, nor another record that zipfile might come upon.
+    _insist(view[next_entry - name_size : next_entry] == name and name[-4:] == b".npy" and key.isidentifier())
+    start = name_end + extra
+    return _Member(key, start, start + packed, next_entry, method, checksum, plain)
 
 
-def _payload(member: _Member) -> memoryview | None:
-    """A member's bytes, as stored or inflated; None if they are not exactly as many as declared."""
-    if member.method == zipfile.ZIP_STORED:
-        return member.packed if len(member.packed) == member.plain else None
-    if member.method != zipfile.ZIP_DEFLATED:
-        return None
-    engine = isal_zlib.decompressobj(wbits=-15)
-    data = engine.decompress(member.packed, member.plain + 1)
-    whole = len(data) == member.plain and engine.eof and not engine.unused_data
-    return memoryview(data) if whole else None
+def _plain_bytes(view: memoryview, member: _Member) -> memoryview:
+    """What a member holds, of the size and with the checksum that it declares."""
+    payload = view[member.start : member.end]
+    if member.method == zipfile.ZIP_DEFLATED:
+        engine = isal_zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+        # One byte more than declared is enough to tell that there are more, and bounds what a lie can cost.
+        payload = memoryview(engine.decompress(payload, member.plain + 1))
+        _insist(engine.eof and not engine.unused_data)
+    _insist(len(payload) == member.plain and isal_zlib.crc32(payload) == member.checksum)
+    return payload
 
 
 def _read_any_layout(view: memoryview, where: str) -> dict[str, NDArray[Any]]:
@@ -164,16 +164,23 @@ def _read_any_layout(view: memoryview, where: str) -> dict[str, NDArray[Any]]:
             members = archive.infolist()
             _check_directory(members, where)
             for member in members:
-                with archive.open(member) as stream:
-                    # Asking for a number of bytes is what bounds the inflation of a member that lies.
-                    payload = stream.read(member.file_size)
-                if len(payload) != member.file_size:
-                    raise zipfile.BadZipFile("an array is shorter than the archive declares")
-                arrays[member.filename.removesuffix(".npy")] = _read_npy(memoryview(payload))
+                arrays[member.filename.removesuffix(".npy")] = _read_npy(_payload(archive, member))
     except _UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise StampError(where, f"is not an NPZ archive we can read: {reason}") from error
     return arrays
+
+
+def _payload(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a member, inflated to one byte beyond what it declares at most; BadZipFile if it lies."""
+    declared = member.file_size
+    member.file_size += 1  # else zipfile itself would cut off whatever is beyond, and check what is left
+    with archive.open(member) as stream:
+        payload = stream.read(declared + 1)
+    if len(payload) != declared:
+        message = f"a member does not hold the {declared} bytes that it declares"
+        raise zipfile.BadZipFile(message)
+    return memoryview(payload)
 
 
 def _check_directory(members: list[zipfile.ZipInfo], where: str) -> None:
@@ -203,15 +210,16 @@ def _read_npy(view: memoryview) -> NDArray[Any]:
     if size > min(MAX_HEADER_BYTES, len(view)):
         message = "an array's header is too long or cut off"
         raise ValueError(message)
-    dtype, shape, order = _parse_npy_header(bytes(view[:size]))
-    if prod(shape) * dtype.itemsize != len(view) - size:
+    dtype, shape, order, n_bytes = _parse_npy_header(bytes(view[:size]))
+    if n_bytes != len(view) - size:
         message = f"an array of shape {shape} does not have {len(view) - size} bytes"
         raise ValueError(message)
-    return np.frombuffer(view, dtype=dtype, offset=size).reshape(shape, order=order)
+    return np.ndarray(shape, dtype, view, size, None, order)
 
 
 @functools.lru_cache(maxsize=64)
-def _parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Any]:
+def _parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Any, int]:
+    """Type, shape, order and how many bytes the array has."""
     stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -231,7 +239,7 @@ def _parse_npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], An
     if dtype.itemsize not in _ITEM_BYTES.get(dtype.kind, ()) or not shape or min(shape) < 1:
         message = f"an array of type {dtype} and shape {shape} is not one of plain numbers"
         raise ValueError(message)
-    return dtype, shape, "F" if fortran else "C"
+    return dtype, shape, "F" if fortran else "C", prod(shape) * dtype.itemsize
 
 
 def write_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

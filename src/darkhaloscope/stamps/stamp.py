@@ -9,6 +9,7 @@ per-band keys ``image_g, image_r, image_z``, or the legacy key ``img``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Self
 
 import numpy as np
@@ -226,19 +227,20 @@ def _planes(arrays: Mapping[str, NDArray[Any]], prefix: str, where: str) -> tupl
     is_image = prefix == "image"
     if is_image and _LEGACY_KEY in arrays and all(plane is None for plane in found):
         found = _legacy_planes(arrays[_LEGACY_KEY], where)
-    shapes = {plane.shape for plane in found if plane is not None}
-    if not shapes:
+    layouts = {(plane.shape, plane.dtype.kind) for plane in found if plane is not None}
+    if not layouts:
         raise StampError(where, f"holds none of {', '.join(names)} ({_inventory(arrays)})")
-    if len(shapes) > 1 or any(p is not None and (p.ndim != 2 or p.dtype.kind != "f") for p in found):
+    shape, kind = layouts.pop()
+    if layouts or len(shape) != 2 or kind != "f":
         raise StampError(where, f"must hold '{prefix}' as floats (y, x) of one size ({_inventory(arrays)})")
-    cube = np.empty((len(BANDS), *shapes.pop()), dtype=np.float32)
+    cube = np.empty((len(BANDS), *shape), dtype=np.float32)
     bandset = ""
-    for band, plane, target in zip(BANDS, found, cube, strict=True):
+    for k, plane in enumerate(found):
         if plane is None or (is_image and _is_constant(plane)):
-            target[:] = np.nan
+            cube[k] = np.nan
             continue
-        _to_float32(plane, target, f"'{prefix}_{band}'", where)
-        bandset += band
+        _to_float32(plane, cube[k], names[k], where)
+        bandset += BANDS[k]
     return cube, bandset
 
 
@@ -249,7 +251,7 @@ def _to_float32(plane: NDArray[Any], target: NDArray[np.float32], name: str, whe
     with np.errstate(over="ignore"):
         target[:] = plane
     if np.isinf(target).sum() > np.isinf(plane).sum():
-        raise StampError(where, f"{name} holds numbers too large for float32")
+        raise StampError(where, f"'{name}' holds numbers too large for float32")
 
 
 def _legacy_planes(array: NDArray[Any], where: str) -> list[NDArray[Any] | None]:
@@ -262,8 +264,8 @@ def _legacy_planes(array: NDArray[Any], where: str) -> list[NDArray[Any] | None]
 
 
 def _is_constant(plane: NDArray[Any]) -> bool:
-    first = plane[0, 0]
-    if plane[0, -1] != first and np.isfinite(first):
+    first = plane.item(0)  # a float of Python: comparing two of numpy's takes as long as copying the plane
+    if plane.item(plane.shape[1] - 1) != first and isfinite(first):
         return False  # nearly every real plane is told by its first row's ends
     return bool(np.isnan(plane).all() or (plane == first).all())
 
