@@ -291,6 +291,67 @@ def test_verify_finds_bytes_that_changed_since_they_were_committed(copied, dhs):
     assert answer.last.startswith("NO-GO: summary in ")
 
 
+def test_review_of_a_finished_run_lists_what_the_verdict_rests_on(undisturbed, dhs):
+    out = undisturbed[0]
+    answer = dhs("review", out)
+    assert answer.code == 1
+    assert answer.last.startswith("NO-GO: review in ")
+    made = json.loads((out / "review" / "review.json").read_text())
+    assert made["verdict"] == "NO-GO"
+    sections = {name: {f["name"]: f for f in part} for name, part in made["sections"].items()}
+    assert list(sections) == ["protocol", "provenance", "pairs", "splits", "contaminants", "anchors", "gates"]
+    failed = {name for part in sections.values() for name, f in part.items() if f["status"] == "FAIL"}
+    assert {issue["rule"] for issue in made["issues"]} >= failed
+    assert "contaminants_ring" in failed
+    assert sections["provenance"]["provenance_gates"]["status"] == "PASS"
+    gates = {f["name"]: f for f in json.loads((out / "results" / "gates.json").read_text())["findings"]}
+    for name, gate in gates.items():
+        assert sections["gates"][name]["value"] == gate["value"]
+
+
+def test_review_finds_gates_of_another_checkpoint_and_a_planted_nan(copied, dhs):
+    with (copied / "training" / "checkpoint.pt").open("ab") as file:
+        file.write(b"x")
+    planted = []
+
+    def plant(rows):
+        row = next(r for r in rows if r["reject"] is None)
+        cube = decode_planes(row["stamp_npz"], where=row["task_id"]).copy()
+        cube[2, 40, 12] = np.nan
+        row["stamp_npz"] = encode_planes("image", cube)
+        planted.append(row["task_id"])
+
+    replaced(copied / "pairs-sky", PAIRED_STAMPS, plant)
+    shutil.rmtree(copied / "splits-pairs-sky")
+    answer = dhs("review", copied, "--out", copied / "told")
+    assert answer.code == 1
+    issues = {i["rule"]: i for i in json.loads((copied / "told" / "review.json").read_text())["issues"]}
+    assert issues["pair_finite"]["severity"] == "critical"
+    assert issues["pair_finite"]["lines"] == planted[0]
+    assert "provenance_gates" in issues
+
+
+def test_review_of_data_without_a_model_leaves_the_gates_open(copied, dhs):
+    shutil.rmtree(copied / "training")
+    answer = dhs("review", copied)
+    assert answer.code == 1
+    made = json.loads((copied / "review" / "review.json").read_text())
+    assert {f["status"] for f in made["sections"]["gates"]} == {"NOT_EVALUATED"}
+    assert not (copied / "training").exists()  # a review trains nothing
+
+
+def test_the_summary_of_phase_0_holds_what_was_printed(undisturbed, dhs):
+    out = undisturbed[0]
+    answer = dhs("verify", out)
+    summary = json.loads((out / "phase0_summary.json").read_text())
+    assert summary["all_passed"] is False
+    assert summary["verdict"] == "NO-GO"
+    found = [f for part in summary["sections"].values() for f in part["findings"]]
+    assert set(summary["failed"]) == {f["name"] for f in found if f["status"] == "FAIL"}
+    for finding in found:
+        assert line_of(answer.err, finding["name"]).startswith(finding["status"])
+
+
 def test_splits_of_another_job_are_not_taken_for_ours(copied, dhs):
     """A dataset swapped for a foreign one is refused, not read."""
     claim = copied / "splits-pairs-sky" / "job.json"
