@@ -107,7 +107,7 @@ def _read_usual_layout(view: memoryview) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _insist(holds: bool) -> None:  # noqa: FBT001
+def _insist(holds: bool) -> None:  # noqa: FBT001 - reads as a sentence where it is called
     if not holds:
         raise zipfile.BadZipFile
 
