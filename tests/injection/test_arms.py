@@ -8,7 +8,7 @@ import pytest
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.contracts.tables import PAIRED_STAMPS
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.imaging import shot_noise
 from darkhaloscope.injection.inject import Inject
@@ -116,6 +116,29 @@ def test_real_galaxies_are_lensed_with_their_own_colours(hosts):
     assert not np.array_equal(column(resized, "R_sersic_arcsec"), column(out, "R_sersic_arcsec"))
     alone = Inject(seed=1, recipe=recipe).run(hosts(24).slice(5, 1))
     assert alone.equals(out.slice(5, 1))
+
+
+@pytest.mark.realdata
+def test_groups_of_two_shares_are_lensed_from_galaxies_of_their_own(hosts):
+    if not SOURCES.exists():
+        pytest.skip("needs the real galaxies beside the checkout")
+    recipe = settled(Recipe(shapes=RealShapes(catalog=str(SOURCES))))
+    shares = {"cell:7": (0.0, 0.5), "cell:8": (0.5, 1.0)}
+    rows = STAMPS.conform(
+        [
+            row | {"group": f"cell:{7 + k % 2}", "cell": 7 + k % 2}
+            for k, row in enumerate(hosts(60).to_pylist())
+        ]
+    )
+
+    def sources(out):
+        usable = [row for row in out.to_pylist() if row["reject"] is None]
+        halves = [{row["source_id"] for row in usable if row["group"] == group} for group in shares]
+        assert min(map(len, halves)) > 5
+        return halves[0] & halves[1]
+
+    assert sources(Inject(seed=1, recipe=recipe).run(rows))  # else nothing is shown
+    assert not sources(Inject(seed=1, recipe=recipe, source_shares=shares).run(rows))
 
 
 @pytest.mark.realdata

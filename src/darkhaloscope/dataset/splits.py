@@ -14,6 +14,7 @@ needed.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -164,6 +165,15 @@ def _guarded_share(strata: Sequence[Mapping[str, int]], plan: Mapping[str, Split
     guard = frozenset(guard_band(plan))
     total = sum(sum(counts.values()) for counts in strata)
     return sum(n for counts in strata for group, n in counts.items() if group in guard) / max(total, 1)
+
+
+def source_shares(fractions: Fractions) -> dict[SplitName, tuple[float, float]]:
+    """The part [low, high) of a catalogue of source galaxies that each split's arcs are made of."""
+    names: tuple[SplitName, ...] = ("train", "select", "calib", "test")
+    shares = fractions.model_dump()
+    edges = [0.0, *accumulate(float(shares[name]) for name in names)]
+    edges[-1] = 1.0  # whatever the sum was rounded to
+    return dict(zip(names, pairwise(edges), strict=True))
 
 
 def _neediest(lacking: Mapping[SplitName, float], fractions: Fractions) -> SplitName:

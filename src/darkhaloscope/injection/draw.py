@@ -100,27 +100,36 @@ class _RejectedError(Exception):
 _EXHAUSTED = "draw_exhausted"
 
 
-def draw(host: Host, recipe: Recipe, *, seed: int, task: str, purpose: str = "injection") -> Truth | str:
+def draw(
+    host: Host,
+    recipe: Recipe,
+    *,
+    seed: int,
+    task: str,
+    purpose: str = "injection",
+    share: tuple[float, float] = (0.0, 1.0),
+) -> Truth | str:
     """Draw the lens and the source of one task.
 
     host      what is known of the galaxy
     seed      the experiment's
     task      whose draw it is: a task_id
     purpose   prefix of the streams' names, e.g. "anchors": two purposes share nothing
+    share     part of a catalogue of real galaxies that sources come from, see `RealGalaxyCatalog.choose`
 
     Returns a Truth, or a reject code: "no_multiple_images" for a lens too weak to make any, "no_source" where
     the catalogue has no galaxy behind the lens, "draw_exhausted" where `max_draws` tries did not meet a
     prior's condition. Raises DataError where a catalogue of real galaxies cannot be read.
     """
     try:
-        return _draw(host, recipe, lambda what: stream(seed, f"{purpose}/{what}", task))
+        return _draw(host, recipe, lambda what: stream(seed, f"{purpose}/{what}", task), share)
     except _RejectedError as rejected:
         return str(rejected)
 
 
-def _draw(host: Host, recipe: Recipe, rng: Streams) -> Truth:
+def _draw(host: Host, recipe: Recipe, rng: Streams, share: tuple[float, float]) -> Truth:
     lens, z_lens = _draw_lens(host, recipe, rng("lens"), rng("shear"))
-    light = _draw_light(z_lens, recipe, rng)
+    light = _draw_light(z_lens, recipe, rng, share)
     if recipe.theta_e_prior != "uniform":
         lens, z_lens = _weighed_by_nature(
             lens, z_lens, host=host, recipe=recipe, z_source=light.z, rng=rng("theta_e")
@@ -245,11 +254,12 @@ class _Light:
     galaxy: GalaxyFacts | None = None
 
 
-def _draw_light(z_lens: float, recipe: Recipe, rng: Streams) -> _Light:
+def _draw_light(z_lens: float, recipe: Recipe, rng: Streams, share: tuple[float, float]) -> _Light:
     shapes, prior = recipe.shapes, recipe.sources
     if isinstance(shapes, RealShapes):
         r, catalog = prior.r_mag.draw(rng("source_flux")), _catalog(shapes)
-        index = catalog.choose(rng("source_galaxy"), z_min=z_lens + prior.z_behind, r_mag=r)
+        behind = z_lens + prior.z_behind
+        index = catalog.choose(rng("source_galaxy"), z_min=behind, r_mag=r, share=share)
         if index is None:
             raise _RejectedError("no_source")
         facts = catalog.facts(index)

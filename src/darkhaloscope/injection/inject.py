@@ -266,6 +266,8 @@ class Inject(Job):
     draws_per_host   arcs per host; a task is "<target_id>#<draw>"
     sham             zero flux through the whole pipeline, for gates that must find nothing
     kinds            which targets are hosts; others, and real or mock lenses, are left out
+    source_shares    part of a catalogue of real galaxies for each group of hosts, so that no galaxy is
+                     lensed in two splits; empty: the whole catalogue for all
     """
 
     reads: ClassVar[Table] = STAMPS
@@ -279,6 +281,7 @@ class Inject(Job):
     sham: bool = False
     kinds: tuple[str, ...] = ("lrg",)
     usability: Usability = Usability()
+    source_shares: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     def run(self, batch: pa.Table) -> pa.Table:
         """One row for each draw of each host, in order."""
@@ -308,7 +311,8 @@ class Inject(Job):
 
     def _task(self, row: Row, task: str, stamp: Stamp, gain: FloatArray, psf: Any) -> _Pair | str:
         """Draw one task's arc and imaging; or the code of why there is none."""
-        truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task)
+        share = self.source_shares[row["group"]] if self.source_shares else (0.0, 1.0)
+        truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task, share=share)
         if isinstance(truth, str):
             return truth
         if self.recipe.imaging is None:
@@ -443,6 +447,7 @@ class MakeAnchors(Job):
     snr_floor       least arc_snr_mf: known lenses are the bright end of what exists
     theta_e_floor   least Einstein radius [arcsec]
     attempts        draws per anchor before it is rejected as "draw_exhausted"
+    source_share    part of a catalogue of real galaxies that sources come from: that of the test split
     """
 
     reads: ClassVar[Table] = STAMPS
@@ -455,6 +460,7 @@ class MakeAnchors(Job):
     theta_e_floor: float = tagged(0.5, "S", "the protocol's smallest anchor", "arcsec", ge=0.0)
     attempts: int = tagged(50, "C", "a draw passes the floor in one case of three", ge=1)
     usability: Usability = Usability()
+    source_share: tuple[float, float] = (0.0, 1.0)
 
     def run(self, batch: pa.Table) -> pa.Table:
         """The same rows, those that wait for an anchor's arc with it."""
@@ -473,7 +479,9 @@ class MakeAnchors(Job):
         host = Host.from_row(row)
         for attempt in range(self.attempts):
             task = f"{row['target_id']}#{attempt}"
-            truth = draw(host, self.recipe, seed=self.seed, task=task, purpose="anchors")
+            truth = draw(
+                host, self.recipe, seed=self.seed, task=task, purpose="anchors", share=self.source_share
+            )
             if isinstance(truth, str) or truth.lens.theta_e < self.theta_e_floor:
                 continue
             done = inject_arc(stamp, truth, gain, stream(self.seed, "anchors/photons", task))

@@ -702,17 +702,27 @@ class RealGalaxyCatalog:
         reasons = ((index, self.objection(index)) for index in range(len(self)))
         return {index: reason for index, reason in reasons if reason is not None}
 
-    def choose(self, rng: np.random.Generator, *, z_min: float, r_mag: float) -> int | None:
+    def choose(
+        self,
+        rng: np.random.Generator,
+        *,
+        z_min: float,
+        r_mag: float,
+        share: tuple[float, float] = (0.0, 1.0),
+    ) -> int | None:
         """One usable galaxy beyond a redshift, any as likely as any other; None if there is none.
 
         z_min    its redshift is above this
         r_mag    magnitude that it shall have: galaxies that this would enlarge by more than 1.5 are left out
+        share    part of the catalogue to choose from: each galaxy has its place in [0, 1), from its name
 
         The choice depends on the state of `rng`, the tables and the images alone; the catalogue's selection
         weights are not used.
         """
         z, factor = self.z[self._candidates], self.size_factor(self._candidates, r_mag)
-        pool = self._candidates[(z > z_min) & (factor <= MOST_ENLARGED)]
+        place = self._places[self._candidates]
+        wanted = (z > z_min) & (factor <= MOST_ENLARGED) & (place >= share[0]) & (place < share[1])
+        pool = self._candidates[wanted]
         if not pool.size:
             return None
         # Only reading tells whether an image can be used, and there are too many to read them all.
@@ -730,6 +740,12 @@ class RealGalaxyCatalog:
     def _candidates(self) -> npt.NDArray[np.intp]:
         """Rows that no table objects to."""
         return np.setdiff1d(np.arange(len(self)), np.fromiter(self.objections, dtype=np.intp))
+
+    @cached_property
+    def _places(self) -> FloatArray:
+        """Each galaxy's place in [0, 1): a hash of its name, so that it is the same in every catalogue."""
+        marks = (hashlib.sha256(f"source\x1f{ident}".encode()).digest() for ident in self.ident)
+        return np.array([int.from_bytes(mark[:6], "big") / 2**48 for mark in marks])
 
     @cached_property
     def _portrait(self) -> Callable[[int], Portrait]:

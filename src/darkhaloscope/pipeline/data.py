@@ -30,10 +30,11 @@ from darkhaloscope.dataset.splits import (
     group_counts,
     guard_band,
     plan_splits,
+    source_shares,
 )
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject, MakeAnchors
-from darkhaloscope.injection.recipe import Recipe
+from darkhaloscope.injection.recipe import RealShapes, Recipe
 from darkhaloscope.pipeline.experiment import Experiment, run_protocol_changes
 from darkhaloscope.pipeline.provenance import (
     check_provenance,
@@ -125,7 +126,10 @@ class DataStages:
             first=self.experiment.survey.bricks,
         )
         painted = self._paint("lookalike-bricks", "lookalikes", rows)
-        anchors = MakeAnchors(recipe=self.recipe, seed=self.experiment.seed)
+        # Anchors are test rows; recipes without a catalogue of galaxies do not look at the share.
+        anchors = MakeAnchors(
+            recipe=self.recipe, seed=self.experiment.seed, source_share=self._source_shares["test"]
+        )
         return self.run_job("anchors", anchors, painted)
 
     @cached_property
@@ -155,9 +159,25 @@ class DataStages:
     def _inject(self, name: str, source: Dataset, *, sham: bool) -> Dataset:
         e = self.experiment
         job = Inject(
-            recipe=self.recipe, seed=e.seed, draws_per_host=1 if sham else e.draws_per_host, sham=sham
+            recipe=self.recipe,
+            seed=e.seed,
+            draws_per_host=1 if sham else e.draws_per_host,
+            sham=sham,
+            source_shares=self._shares_by_group,
         )
         return self.run_job(name, job, source)
+
+    @property
+    def _source_shares(self) -> dict[SplitName, tuple[float, float]]:
+        """A real galaxy lensed in two splits would be the same light twice: each split has its own."""
+        return source_shares(self.experiment.splits.fractions)
+
+    @cached_property
+    def _shares_by_group(self) -> dict[str, tuple[float, float]]:
+        """The same by group; empty where no catalogue of galaxies is drawn from."""
+        if not isinstance(self.recipe.shapes, RealShapes):
+            return {}
+        return {group: self._source_shares[split] for group, split in self.plan.items()}
 
     @cached_property
     def pairs(self) -> dict[str, Dataset]:
