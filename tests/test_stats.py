@@ -14,8 +14,14 @@ from statsmodels.stats.proportion import proportion_confint
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.stats import (
+    Auroc,
     Draws,
+    PartialAuc,
+    PrecisionAtRecall,
+    TprAtFpr,
     auroc,
+    auroc_delong,
+    auroc_difference_delong,
     auroc_estimate,
     binomial,
     cluster_interval,
@@ -26,12 +32,17 @@ from darkhaloscope.stats import (
     needed_negatives,
     precision_at_recall,
     roc_curve,
+    roc_differences,
+    roc_estimates,
     threshold_at_fpr,
     tost,
     tpr_at_fpr,
     upper_bound_no_hits,
     win_rate,
 )
+from darkhaloscope.stats.resampling import intervals
+from darkhaloscope.stats.roc import _Ranked
+from darkhaloscope.stats.rows import checked_rows
 
 scores = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=40)
 
@@ -108,10 +119,138 @@ def test_auroc_interval_does_not_depend_on_the_order_of_rows_but_on_the_seed():
 
 
 def test_chunks_of_replicates_change_nothing(monkeypatch):
-    score, label, group = _clustered_scores(stream(3, "test", "chunk"), 40, 2)
-    found = auroc_estimate(score, label, group, 7, 200)
-    monkeypatch.setattr("darkhaloscope.stats._CHUNK_WEIGHTS", 1000)
-    assert auroc_estimate(score, label, group, 7, 200) == found
+    score, _, group = _clustered_scores(stream(3, "test", "chunk"), 40, 2)
+    hit = score > 0
+
+    def share(weights):
+        return (weights * hit).sum(axis=1) / weights.sum(axis=1)
+
+    found = cluster_interval(share, group, Draws(7, 200))
+    assert found.low < hit.mean() < found.high
+    monkeypatch.setattr("darkhaloscope.stats.resampling._CHUNK_WEIGHTS", 1000)
+    assert cluster_interval(share, group, Draws(7, 200)) == found
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 4)), min_size=4, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_a_replicate_is_what_scikit_learn_makes_of_weighted_rows(rows):
+    score, label, group = (np.array(column) for column in zip(*rows, strict=True))
+    known = np.unique(group, return_inverse=True)[1]
+    counts = stream(0, "test", str(rows)).integers(0, 4, known.max() + 1).astype(np.int32)
+    weight = counts[known]
+    if not (weight * label).sum() or not (weight * ~label).sum():
+        return
+    ranked = _Ranked(checked_rows(score.astype(float), label, group))
+    measures = [Auroc(), TprAtFpr(0.2), PrecisionAtRecall(0.6)]
+    found = ranked.values(counts, measures)
+    assert found[0] == pytest.approx(roc_auc_score(label, score, sample_weight=weight), abs=1e-9)
+    repeated = np.repeat(np.arange(len(score)), weight)
+    pos, neg = (score[repeated][label[repeated] == side] for side in (True, False))
+    rank = int(np.floor(0.2 * (len(neg) + 1) + 1e-9))
+    if rank:
+        assert found[1] == pytest.approx((pos > np.sort(neg)[-rank]).mean())
+    precision, recall, _ = precision_recall_curve(label, score, sample_weight=weight)
+    assert found[2] == pytest.approx(precision[:-1][recall[:-1] >= 0.6 - 1e-9][-1])
+
+
+def test_partial_auc_is_the_mean_tpr_over_decades():
+    rng = stream(11, "test", "pauc")
+    score = np.r_[rng.normal(2, 1, 500), rng.normal(0, 1, 20_000)]
+    label = np.r_[np.ones(500), np.zeros(20_000)]
+    found = roc_estimates(score, label, None, [PartialAuc(1e-3, 1e-1)], Draws(0, 50))[0]
+    grid = np.logspace(-3, -1, 4001)
+    fpr, tpr, _ = sklearn_roc_curve(label, score, drop_intermediate=False)
+    steps = tpr[np.searchsorted(fpr, grid, side="right") - 1]
+    assert found.value == pytest.approx(steps.mean(), abs=2e-3)
+    assert found.low < found.value < found.high
+    assert roc_estimates(score, label, None, [PartialAuc()], Draws(0, 50))[0].value is None  # needs 1e5
+    assert roc_estimates(-score, label, None, [PartialAuc(1e-3, 1e-1)], Draws(0, 50))[0].value < 0.01
+
+
+def test_measures_of_one_call_are_those_of_calls_of_their_own():
+    score, label, group = _clustered_scores(stream(12, "test", "many"), 60, 10)
+    both = roc_estimates(score, label, group, [Auroc(), TprAtFpr(0.1)], Draws(3, 300))
+    assert both[0] == auroc_estimate(score, label, group, 3, 300)
+    pos, neg = label == 1, label == 0
+    alone = tpr_at_fpr(score[pos], score[neg], 0.1, group[pos], group[neg], seed=3, n_boot=300)
+    assert (both[1].value, both[1].low, both[1].high) == (alone.value, alone.low, alone.high)
+
+
+def test_a_difference_uses_common_replicates():
+    rng = stream(13, "test", "pairs")
+    score, label, group = _clustered_scores(rng, 80, 4)
+    better = score + 0.3 * label
+    found = roc_differences((better, score), label, group, [Auroc()], Draws(1, 400))[0]
+    apart = [auroc_estimate(s, label, group, 1, 400) for s in (better, score)]
+    assert found.value == pytest.approx(apart[0].value - apart[1].value)
+    assert found.low > 0
+    width = found.high - found.low
+    assert width < 0.3 * np.hypot(*(a.high - a.low for a in apart))  # what independent errors would give
+    same = roc_differences((score, score), label, group, [Auroc()], Draws(1, 400))[0]
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    one_class = roc_differences((score, better), np.ones(len(score)), group, [Auroc()], Draws(1, 10))[0]
+    assert one_class.value is None
+
+
+def test_bca_agrees_with_scipy_on_a_skewed_mean():
+    x = stream(14, "test", "bca").exponential(size=120) / 20
+
+    def mean(counts):
+        return np.array([counts @ x / counts.sum()])
+
+    bca, plain = (intervals(mean, 120, Draws(5, 6000, kind=kind))[0] for kind in ("bca", "percentile"))
+    theirs = distributions.bootstrap(
+        (x,), np.mean, n_resamples=6000, method="BCa", rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert abs(bca.low - theirs.low) < 0.05 * width
+    assert abs(bca.high - theirs.high) < 0.05 * width
+    assert bca.high - plain.high > 0.02 * width  # else nothing was corrected
+    assert "BCa" in bca.method
+
+
+def _slow_delong(score, label, group):
+    """Obuchowski's sums, one cluster at a time."""
+    pos, neg = score[label == 1], score[label == 0]
+
+    def beats(a, b):
+        return (a > b) + 0.5 * (a == b)
+
+    v10 = np.array([beats(p, neg).mean() for p in pos])
+    v01 = np.array([beats(pos, q).mean() for q in neg])
+    auc, gp, gn = v10.mean(), group[label == 1], group[label == 0]
+    a = {c: (v10[gp == c] - auc).sum() for c in np.unique(group)}
+    b = {c: (v01[gn == c] - auc).sum() for c in np.unique(group)}
+    i10, i01, i = len(set(gp)), len(set(gn)), len(set(group))
+    s10 = i10 / (i10 - 1) * sum(v**2 for v in a.values())
+    s01 = i01 / (i01 - 1) * sum(v**2 for v in b.values())
+    s11 = i / (i - 1) * sum(a[c] * b[c] for c in a)
+    return auc, np.sqrt(s10 / len(pos) ** 2 + s01 / len(neg) ** 2 + 2 * s11 / (len(pos) * len(neg)))
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_delong_is_obuchowskis_sum_and_near_the_bootstrap(clustered):
+    score, label, group = _clustered_scores(stream(15, "test", "delong"), 120, 3)
+    score = score.round(1)  # ties
+    groups = group if clustered else None
+    found = auroc_delong(score, label, groups)
+    auc, error = _slow_delong(score, label, group if clustered else np.arange(len(score)))
+    assert found.value == pytest.approx(auc)
+    assert found.high - found.value == pytest.approx(1.959964 * error, rel=1e-6)
+    other = auroc_estimate(score, label, groups, 0)
+    assert found.high - found.low == pytest.approx(other.high - other.low, rel=0.15)
+    paired = auroc_difference_delong(score + 0.3 * label, score, label, groups)
+    boot = roc_differences((score + 0.3 * label, score), label, groups, [Auroc()], Draws(0))[0]
+    assert paired.value == pytest.approx(boot.value)
+    assert paired.high - paired.low == pytest.approx(boot.high - boot.low, rel=0.2)
+
+
+def test_delong_says_why_it_has_no_answer():
+    assert "empty" in auroc_delong([0.1, 0.2], [1, 1], None).detail
+    assert "single group" in auroc_delong([0.1, 0.2, 0.3], [1, 0, 0], ["a", "b", "c"]).detail
+    assert auroc_difference_delong([0.1, 0.2], [0.1, 0.2], [0, 0], None).value is None
+    with pytest.raises(DataError, match="NaN"):
+        auroc_delong([np.nan, 1.0], [0, 1], None)
 
 
 def test_fewer_than_thirty_clusters_get_a_jackknife():
