@@ -13,7 +13,7 @@ demo: $(READY)
 
 test: $(READY)
 	@mkdir -p build
-	$(BIN)/pytest -n 2 --dist loadfile --junitxml=build/junit.xml $(TESTARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --junitxml=build/junit.xml $(TESTARGS)
 
 check: $(READY)
 	scripts/check $(BIN)

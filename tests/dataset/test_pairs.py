@@ -55,7 +55,7 @@ def dataset(pairs, sampling=PLAIN, seed=42, negatives=None, preprocess=ASINH):
 def by_key(pairs, sampling, *, epoch=0, batch_size=5, workers=0, seed=42, negatives=None):
     """Rows of one epoch by key, as the loader gives them."""
     rows = dataset(pairs, sampling, seed, negatives)
-    order = EpochOrder(len(rows), seed=seed)
+    order = rows.order()
     order.set_epoch(epoch)
     loader = DataLoader(
         rows,
@@ -103,21 +103,21 @@ def test_rows_change_with_seed_and_epoch():
 
 
 def test_order_holds_each_row_once_and_is_keyed_by_epoch():
-    order = EpochOrder(50, seed=1)
+    order = EpochOrder(np.zeros(50, int), seed=1)
     rows = list(order)
     assert sorted(rows) == [(0, i) for i in range(50)]
     assert rows != sorted(rows)
     order.set_epoch(3)
     assert {epoch for epoch, _ in order} == {3}
     assert [i for _, i in order] != [i for _, i in rows]
-    assert list(EpochOrder(50, seed=1, epoch=3)) == list(order)
+    assert list(EpochOrder(np.zeros(50, int), seed=1, epoch=3)) == list(order)
 
 
 def test_batches_are_even_and_leave_nothing_out():
-    batches = list(EvenBatches(EpochOrder(33, seed=1), 16))
+    batches = list(EvenBatches(EpochOrder(np.zeros(33, int), seed=1), 16))
     assert sorted(len(b) for b in batches) == [11, 11, 11]
     assert sorted(row for b in batches for _, row in b) == list(range(33))
-    assert len(EvenBatches(EpochOrder(33, seed=1), 16)) == 3
+    assert len(EvenBatches(EpochOrder(np.zeros(33, int), seed=1), 16)) == 3
 
 
 def test_a_plain_pair_is_the_normalised_stamp_and_its_control():
@@ -236,7 +236,7 @@ ALTERNATIVES = {
 }
 
 
-@pytest.mark.parametrize("name", list(PairSampling.model_fields))
+@pytest.mark.parametrize("name", sorted({*PairSampling.model_fields} - {"window_shards"}))  # see test_stored
 def test_every_sampling_field_changes_the_rows(name):
     pairs, discs = make_pairs(), make_discs()
     changed = PairSampling.model_validate({name: ALTERNATIVES[name]})

@@ -40,26 +40,23 @@ def line_of(text, name):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, typed, tiny):
-    """(folder, answer, seconds) of `dhs run`, from nothing to the report."""
+    """(folder, answer) of `dhs run`, from nothing to the report."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    began = time.monotonic()
-    answer = typed("run", "demo.yaml", "--out", out, "--workers", "1", *tiny)
-    return out, answer, time.monotonic() - began
+    return out, typed("run", "demo.yaml", "--out", out, "--workers", "1", *tiny)
 
 
 @pytest.fixture(scope="module")
 def report(undisturbed):
-    out, answer, _ = undisturbed
+    out, answer = undisturbed
     assert (out / "report.json").exists(), answer.err
     return json.loads((out / "report.json").read_text())
 
 
 def test_a_run_ends_with_a_report_and_the_exit_code_of_its_verdict(undisturbed, report):
-    out, answer, seconds = undisturbed
+    out, answer = undisturbed
     assert report["verdict"] in ("GO", "CONDITIONAL-GO", "NO-GO")
     assert answer.code == (1 if report["verdict"] == "NO-GO" else 0)
     assert report["verdict"] != "GO"
-    assert seconds < 180
     page = (out / "report.html").read_text(encoding="utf-8")
     assert report["verdict"] in page
     assert page.rstrip().endswith("</html>")
@@ -68,7 +65,7 @@ def test_a_run_ends_with_a_report_and_the_exit_code_of_its_verdict(undisturbed, 
 
 
 def test_every_figure_names_manifests_that_stand_in_the_run(undisturbed, report):
-    out, _, _ = undisturbed
+    out, _ = undisturbed
     known = set(fingerprints(out).values())
     measured = json.loads((out / "results" / "metrics.json").read_text())
     assert len(measured) > 10
@@ -80,7 +77,7 @@ def test_every_figure_names_manifests_that_stand_in_the_run(undisturbed, report)
 
 
 def test_one_walks_back_from_every_dataset_to_the_bricks(undisturbed):
-    out, _, _ = undisturbed
+    out, _ = undisturbed
     by_mark = {mark: name for name, mark in fingerprints(out).items()}
     for path in out.glob("*/manifest.json"):
         name = path.parent.name
@@ -98,7 +95,7 @@ def test_simulated_figures_never_call_themselves_real(report):
 
 
 def test_the_same_command_again_changes_no_number(undisturbed, typed, tiny):
-    out, first, _ = undisturbed
+    out, first = undisturbed
     before, marks, weights = results(out), fingerprints(out), checkpoint(out)
     again = typed("run", "demo.yaml", "--out", out, "--workers", "1", *tiny)
     assert again.code == first.code
@@ -108,7 +105,7 @@ def test_the_same_command_again_changes_no_number(undisturbed, typed, tiny):
 
 
 def test_report_writes_the_page_again_and_does_no_stage_again(undisturbed, report, dhs):
-    out, _, _ = undisturbed
+    out, _ = undisturbed
     before, weights = results(out), checkpoint(out)
     commits = {p: p.stat().st_mtime_ns for p in out.glob("*/commits/*.json")}
     (out / "report.html").unlink()
@@ -138,7 +135,7 @@ def test_killed_in_injection_and_in_training_a_run_ends_with_the_same_numbers(
     undisturbed, start, typed, tiny, tmp_path
 ):
     """By `dhs demo`, in another folder: it also exits 0 whatever the verdict."""
-    whole, _, _ = undisturbed
+    whole, _ = undisturbed
     out = tmp_path / "killed"
     command = ("demo", "--out", out, "--workers", "1", *tiny)
 

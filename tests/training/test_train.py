@@ -97,6 +97,48 @@ def test_killed_and_run_again_ends_with_the_weights_of_an_undisturbed_run(toy, t
     assert equal(*ends)  # the last weights too, not only the best
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_within_an_epoch_it_goes_on_from_the_batch_it_had(toy, undisturbed, tmp_path, workers):
+    """Saved after each batch; stopped at the second of the three batches of the second epoch."""
+    from darkhaloscope.training import resume
+
+    config = toy.tiny_config(save_minutes=0.0, num_workers=workers)
+    write = resume.write_whole
+
+    def write_then_die(path, data):
+        write(path, data)
+        state = torch.load(path, weights_only=True)["darkhaloscope"]
+        if (len(state["history"]), state["begun"]) == (1, 2):
+            raise KeyboardInterrupt
+
+    seen = []
+    step = module_of_training().Training.training_step
+
+    def counted(self, batch, batch_idx):
+        seen.append((self.current_epoch, batch_idx, batch.keys))
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_of_training().Training, "training_step", counted)
+        patch.setattr(resume, "write_whole", write_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path, config)
+        patch.setattr(resume, "write_whole", write)
+        before = len(seen)
+        resumed = toy.run(tmp_path, config)
+    assert [at for *at, _ in seen[before:]] == [[1, 2], [2, 0], [2, 1], [2, 2]]
+    assert len({key for epoch, _, keys in seen for key in keys if epoch == 1}) == 40
+    assert equal(weights(resumed), weights(undisturbed))
+    assert resumed.history == undisturbed.history
+    assert resumed.checkpoint_sha256 == undisturbed.checkpoint_sha256
+
+
+def module_of_training():
+    import darkhaloscope.training.train as module
+
+    return module
+
+
 def test_sigterm_and_ctrl_c_say_what_they_are(toy, tmp_path, monkeypatch):
     import darkhaloscope.training.train as module
 
@@ -221,7 +263,15 @@ ALTERNATIVES = {
     "precision": "bf16-mixed",
     "seed": 7,
 }
-SWITCHES = {"accelerator", "patience", "num_threads", "num_workers", "deterministic"}
+SWITCHES = {
+    "accelerator",
+    "patience",
+    "num_threads",
+    "num_workers",
+    "deterministic",
+    "memory_mb",
+    "save_minutes",
+}
 
 
 def test_every_field_is_tested():

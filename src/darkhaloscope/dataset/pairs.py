@@ -9,22 +9,25 @@ Order of work for one pair, and why:
 
 Every choice is drawn from ``stream(seed, "train/<purpose>/<epoch>", key)``, so an epoch's rows depend on the
 seed, the epoch and the row's key alone: not on workers, batch size, row order or an interruption. An index
-into the dataset is ``(epoch, row)``; the dataset holds no state.
+into the dataset is ``(epoch, row)``; the dataset holds no state. Where a row takes another stamp (a control
+of another host, a disc), it takes one that lies in the same window of shards, or in the epoch's share of
+them: data sets larger than memory are then read from front to back.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.dataset.pixels import Negatives, PairBlock, PairSource
+from darkhaloscope.dataset.pixels import PairBlock, PairSource, StampSource
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.stamps.measure import azimuthal_shuffle, core_dropout, core_mask
 from darkhaloscope.stamps.preprocess import Preprocess
@@ -55,15 +58,27 @@ class PairDataset(Dataset[TrainingRows]):
         preprocess: Preprocess,
         *,
         seed: int,
-        negatives: Negatives | None = None,
+        negatives: StampSource | None = None,
     ) -> None:
         self.pairs, self.sampling, self.preprocess = pairs, sampling, preprocess
         self.seed, self.negatives = seed, negatives
-        every = range(len(pairs.keys))
+        every = np.arange(len(pairs.keys))
         self.positive_rows, self.control_rows = (every, every) if sampling.paired else self._halves()
+        self._shards = pairs.shard_of
+        self._of_epoch: dict[str, tuple[int, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.positive_rows)
+
+    def order(self, *, epoch: int = 0) -> "EpochOrder":
+        """The order of its rows, from an epoch on."""
+        return EpochOrder(
+            self._shards[self.positive_rows],
+            shards=_count(self._shards),
+            seed=self.seed,
+            epoch=epoch,
+            window_shards=self.sampling.window_shards,
+        )
 
     def __getitem__(self, index: Index) -> TrainingRows:
         return self.__getitems__([index])[0]
@@ -71,11 +86,11 @@ class PairDataset(Dataset[TrainingRows]):
     def __getitems__(self, indices: Sequence[Index]) -> list[TrainingRows]:
         """The pairs of a batch at once (PyTorch's batched fetch): one normalisation for all of them."""
         epochs = [epoch for epoch, _ in indices]
-        rows = [self.positive_rows[row] for _, row in indices]
+        rows = self.positive_rows[[row for _, row in indices]].tolist()
         keys = [self.pairs.keys[row] for row in rows]
         draws = [_Draws(self.seed, epoch, key) for epoch, key in zip(epochs, keys, strict=True)]
         positive = self.pairs.take(rows)
-        negative, x_neg, y_neg = self._negatives(draws, positive)
+        negative, x_neg, y_neg = self._negatives(draws, positive, rows)
         stack = np.concatenate([positive.stamp, negative])
         x_center = np.concatenate([positive.x_center, x_neg])
         y_center = np.concatenate([positive.y_center, y_neg])
@@ -86,13 +101,14 @@ class PairDataset(Dataset[TrainingRows]):
         return [TrainingRows(self._turned(draws[i], seen[[i, n + i]]), label, (keys[i],)) for i in range(n)]
 
     def _negatives(
-        self, draws: Sequence["_Draws"], positive: PairBlock
+        self, draws: Sequence["_Draws"], positive: PairBlock, rows: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s = self.sampling
         partner = positive
         if not s.paired:
-            choices = [self.control_rows[d.pick(len(self.control_rows), "partner")] for d in draws]
-            partner = self.pairs.take(choices)
+            pools = [self._partners(d.epoch, row) for d, row in zip(draws, rows, strict=True)]
+            picked = [int(pool[d.pick(len(pool), "partner")]) for d, pool in zip(draws, pools, strict=True)]
+            partner = self.pairs.take(picked)
         negative = partner.control.copy()
         x, y = partner.x_center.copy(), partner.y_center.copy()
         for i, draw in enumerate(draws):
@@ -103,12 +119,45 @@ class PairDataset(Dataset[TrainingRows]):
             elif self.negatives is not None and use_disc < s.disc_share:
                 # A disc of the partner's own domain: otherwise real pixels would be commoner among arcs
                 # than among negatives, and the camera would tell the label.
-                discs = self.negatives.of_domain(None if partner.domain is None else str(partner.domain[i]))
+                domain = None if partner.domain is None else str(partner.domain[i])
+                discs = self._discs(draw.epoch, domain)
                 if len(discs):
-                    disc = discs[draw.pick(len(discs), "disc")]
-                    negative[i] = self.negatives.stamp[disc]
-                    x[i], y[i] = self.negatives.x_center[disc], self.negatives.y_center[disc]
+                    found = self.negatives.take([int(discs[draw.pick(len(discs), "disc")])])
+                    negative[i], x[i], y[i] = (part[0] for part in found)
         return negative, x, y
+
+    def _partners(self, epoch: int, row: int) -> NDArray[np.intp]:
+        """Controls of other hosts in the window of a pair; all of them where that holds none."""
+
+        def by_window() -> tuple[NDArray[np.intp], dict[int, NDArray[np.intp]]]:
+            window_of = windows(_count(self._shards), self.seed, epoch, self.sampling.window_shards)
+            own = window_of[self._shards[self.control_rows]]
+            return window_of, {int(w): self.control_rows[own == w] for w in np.unique(own)}
+
+        window_of, pools = self._once("partners", epoch, by_window)
+        return np.asarray(pools.get(int(window_of[self._shards[row]]), self.control_rows))
+
+    def _discs(self, epoch: int, domain: str | None) -> NDArray[np.intp]:
+        """The discs of a domain that this epoch uses: a window of their shards, another one each epoch."""
+        source = self.negatives
+        assert source is not None  # noqa: S101 - asked for only where there are discs
+
+        def this_epoch() -> NDArray[np.bool_]:
+            window_of = windows(_count(source.shard_of), self.seed, epoch, self.sampling.window_shards)
+            return np.asarray(window_of[source.shard_of] == 0)
+
+        used = self._once("discs", epoch, this_epoch)
+        if domain is None or source.domain is None:
+            return np.flatnonzero(used)
+        own = source.domain == domain
+        here = np.flatnonzero(used & own)
+        return here if len(here) else np.flatnonzero(own)
+
+    def _once(self, what: str, epoch: int, make: Callable[[], Any]) -> Any:
+        """Something that belongs to an epoch, made when the epoch is first met."""
+        if self._of_epoch.get(what, (-1, None))[0] != epoch:
+            self._of_epoch[what] = (epoch, make())
+        return self._of_epoch[what][1]
 
     def _drop_cores(
         self, draws: Sequence["_Draws"], seen: np.ndarray, x_center: np.ndarray, y_center: np.ndarray
@@ -129,7 +178,7 @@ class PairDataset(Dataset[TrainingRows]):
             members = members[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(members))
 
-    def _halves(self) -> tuple[Sequence[int], Sequence[int]]:
+    def _halves(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows of two halves of the hosts: a galaxy that gives arcs never gives a control."""
         hosts = sorted(
             set(self.pairs.hosts), key=lambda host: (stream(self.seed, "train/unpaired", host).random(), host)
@@ -137,9 +186,8 @@ class PairDataset(Dataset[TrainingRows]):
         if len(hosts) < 2:
             raise DataError("unpaired sampling", f"needs at least two hosts, found {len(hosts)}")
         giving_arcs = set(hosts[: math.ceil(len(hosts) / 2)])
-        arcs = [row for row, host in enumerate(self.pairs.hosts) if host in giving_arcs]
-        controls = [row for row, host in enumerate(self.pairs.hosts) if host not in giving_arcs]
-        return arcs, controls
+        gives = np.array([host in giving_arcs for host in self.pairs.hosts])
+        return np.flatnonzero(gives), np.flatnonzero(~gives)
 
 
 @dataclass(frozen=True)
@@ -177,41 +225,82 @@ def collate(pairs: Sequence[TrainingRows]) -> TrainingRows:
     )
 
 
-class EpochOrder(Sampler[Index]):
-    """The rows of one epoch, each once, in an order keyed by seed and epoch (`set_epoch`)."""
+def windows(n: int, seed: int, epoch: int, size: int) -> NDArray[np.intp]:
+    """Number of the window that each of n shards belongs to in an epoch: a new arrangement each time.
 
-    def __init__(self, n: int, *, seed: int, epoch: int = 0) -> None:
-        self.n, self.seed, self.epoch = n, seed, epoch
+    Windows hold `size` shards, the last one what is left.
+    """
+    place = np.empty(n, np.intp)
+    place[stream(seed, "train/windows", str(epoch)).permutation(n)] = np.arange(n)
+    return place // size
+
+
+def _count(shard_of: NDArray[np.intp]) -> int:
+    return int(shard_of.max()) + 1 if len(shard_of) else 0
+
+
+class EpochOrder(Sampler[Index]):
+    """The rows of one epoch, each once, in an order keyed by seed and epoch (`set_epoch`).
+
+    Window after window, and within a window at random: a reader that keeps a window's shards open reads each
+    shard once. With as many shards as a window holds, or fewer, the order is random as a whole.
+
+    shard_of   the shard of each row
+    shards     how many there are, those without a row of this order included
+    """
+
+    def __init__(
+        self,
+        shard_of: NDArray[np.intp],
+        *,
+        seed: int,
+        epoch: int = 0,
+        shards: int | None = None,
+        window_shards: int = 16,
+    ) -> None:
+        self.shard_of, self.seed, self.epoch, self.window_shards = shard_of, seed, epoch, window_shards
+        self.shards = _count(shard_of) if shards is None else shards
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n
+        return len(self.shard_of)
 
     def __iter__(self) -> Iterator[Index]:
-        epoch = self.epoch
-        order = stream(self.seed, "train/order", str(epoch)).permutation(self.n)
-        return iter([(epoch, int(row)) for row in order])
+        epoch, n = self.epoch, len(self)
+        order = stream(self.seed, "train/order", str(epoch)).permutation(n)
+        window = windows(self.shards, self.seed, epoch, self.window_shards)[self.shard_of[order]]
+        return iter([(epoch, int(row)) for row in order[np.argsort(window, kind="stable")]])
 
 
 class EvenBatches(Sampler[list[Index]]):
-    """An epoch cut into batches that differ by at most one pair.
+    """An epoch cut into batches that differ by at most one pair, dealt out to the ranks in turn.
 
     A remainder of one or two pairs would be a batch whose normalisation statistics are noise; dropping it
-    would leave rows out.
+    would leave rows out. Every rank gets as many batches as every other, and no row comes twice.
+
+    rank, ranks   which of how many processes this is
+    begun         batches of the first epoch that were already trained on (a resumed run)
     """
 
-    def __init__(self, sampler: EpochOrder, batch_size: int) -> None:
+    def __init__(
+        self, sampler: EpochOrder, batch_size: int, *, rank: int = 0, ranks: int = 1, begun: int = 0
+    ) -> None:
+        if len(sampler) < ranks:
+            raise DataError("pairs", f"{len(sampler)} pairs cannot be shared by {ranks} processes")
         self.sampler, self.batch_size = sampler, batch_size
+        self.rank, self.ranks, self.begun = rank, ranks, begun
 
     def __len__(self) -> int:
-        return math.ceil(len(self.sampler) / self.batch_size)
+        return math.ceil(math.ceil(len(self.sampler) / self.batch_size) / self.ranks)
 
     def __iter__(self) -> Iterator[list[Index]]:
         rows = list(self.sampler)
-        for part in np.array_split(np.arange(len(rows)), len(self)):
+        parts = np.array_split(np.arange(len(rows)), len(self) * self.ranks)
+        begun, self.begun = self.begun, 0
+        for part in parts[self.rank :: self.ranks][begun:]:
             yield [rows[i] for i in part]
 
 

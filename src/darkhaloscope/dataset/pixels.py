@@ -53,8 +53,38 @@ class PairSource(Protocol):
         """host_id of each pair."""
         ...
 
+    @property
+    def shard_of(self) -> NDArray[np.intp]:
+        """Number of the shard that holds each pair: orders keep to some shards at a time."""
+        ...
+
     def take(self, rows: Sequence[int]) -> PairBlock:
         """Pixels of the given rows, in that order."""
+        ...
+
+
+class StampSource(Protocol):
+    """Stamps without an arc that may stand in for a control."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """target_id of each stamp."""
+        ...
+
+    @property
+    def domain(self) -> NDArray[np.str_] | None:
+        """host_domain of each stamp; None where it is not known."""
+        ...
+
+    @property
+    def shard_of(self) -> NDArray[np.intp]:
+        """Number of the shard that holds each stamp."""
+        ...
+
+    def take(
+        self, rows: Sequence[int]
+    ) -> tuple[Float32[np.ndarray, "n band y x"], NDArray[np.float64], NDArray[np.float64]]:
+        """Pixels [nmgy] and centres [pix] of the given rows, in that order."""
         ...
 
 
@@ -65,6 +95,11 @@ class Pairs:
     keys: tuple[str, ...]
     hosts: tuple[str, ...]
     block: PairBlock
+
+    @property
+    def shard_of(self) -> NDArray[np.intp]:
+        """All in one place."""
+        return np.zeros(len(self.keys), np.intp)
 
     def take(self, rows: Sequence[int]) -> PairBlock:
         """Pixels of the given rows."""
@@ -113,11 +148,17 @@ class Negatives:
     y_center: Float[np.ndarray, "n"]
     domain: NDArray[np.str_] | None = None
 
-    def of_domain(self, domain: str | None) -> NDArray[np.intp]:
-        """Rows whose pixels are of a domain; all where the domain is not known."""
-        if domain is None or self.domain is None:
-            return np.arange(len(self.keys))
-        return np.flatnonzero(self.domain == domain)
+    @property
+    def shard_of(self) -> NDArray[np.intp]:
+        """All in one place."""
+        return np.zeros(len(self.keys), np.intp)
+
+    def take(
+        self, rows: Sequence[int]
+    ) -> tuple[Float32[np.ndarray, "n band y x"], NDArray[np.float64], NDArray[np.float64]]:
+        """Pixels and centres of the given rows."""
+        at = np.asarray(rows, dtype=np.intp)
+        return self.stamp[at], self.x_center[at], self.y_center[at]
 
     @classmethod
     def read(cls, rows: pa.Table, *, kinds: Sequence[str] = ("disc",), where: str = "stamps") -> Self | None:

@@ -26,6 +26,11 @@ class PairSampling(Frozen):
     core_dropout_radius_pix: float = Field(
         default=5.0, gt=0, description="Radius of the dropped core, filled with the outer median [pix]."
     )
+    window_shards: int = Field(
+        default=16,
+        ge=1,
+        description="Rows are shuffled across so many shards at a time, in a new order of shards each epoch.",
+    )
     flips: bool = Field(default=True, description="Mirror half of the pairs.")
     rotations: bool = Field(default=True, description="Turn each pair by a multiple of 90 degrees.")
     disc_share: float = Field(

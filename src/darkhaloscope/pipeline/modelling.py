@@ -43,22 +43,29 @@ class ModelStages(DataStages):
     @cached_property
     def trained(self) -> Any:
         """The trained checkpoint with its history (`training.train.TrainResult`)."""
-        from darkhaloscope.dataset.pixels import NEGATIVE_COLUMNS, PAIR_COLUMNS, Negatives, Pairs
+        from darkhaloscope.dataset.stored import StoredPairs, StoredStamps
         from darkhaloscope.training.train import train
 
         self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
-        floor = e.splits.snr_floor_mf
-        discs = self.target_rows("train", NEGATIVE_COLUMNS, ("disc",))
+        memory = e.training.memory_mb
+
+        def pairs_of(split: str) -> StoredPairs:
+            floor = e.splits.snr_floor_mf
+            return StoredPairs.open(
+                self.pairs, self.pair_splits, split,
+                snr_floor_mf=floor, memory_mb=memory, where=f"{split} pairs",
+            )  # fmt: skip
+
         return train(
             e.training,
             sampling=e.sampling,
             preprocess=e.preprocess,
-            train_pairs=Pairs.read(self.rows("train", PAIR_COLUMNS), snr_floor_mf=floor, where="train pairs"),
-            select_pairs=Pairs.read(
-                self.rows("select", PAIR_COLUMNS), snr_floor_mf=floor, where="select pairs"
+            train_pairs=pairs_of("train"),
+            select_pairs=pairs_of("select"),
+            negatives=StoredStamps.open(
+                self.sources, self.target_splits, "train", memory_mb=memory, where="train discs"
             ),
-            negatives=Negatives.read(discs, where="train discs"),
             out_dir=self.out / "training",
             fingerprints=self._fingerprints(pairs=self.pairs, splits=self.pair_splits, stamps=self.sources),
         )

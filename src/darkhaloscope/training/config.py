@@ -38,8 +38,8 @@ class TrainConfig(Frozen):
     """How to train. Defaults are the brief's."""
 
     unfingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"num_workers"}
-    )  # rows do not depend on who reads them
+        {"num_workers", "memory_mb", "save_minutes"}
+    )  # rows do not depend on who reads them, nor on how often the run is saved
 
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     epochs: int = Field(default=50, ge=1, description="At most so many passes over the pairs.")
@@ -73,4 +73,15 @@ class TrainConfig(Frozen):
         default=2, ge=1, description="Threads of a CPU run. Fixed, because sums depend on how they are split."
     )
     num_workers: int = Field(default=0, ge=0, description="Processes that read rows; changes no number.")
+    memory_mb: float = Field(
+        default=4096.0,
+        ge=0,
+        description="Pairs that fit into so much memory are decoded once; others are read from their shards "
+        "when they are needed. Changes no number.",
+    )
+    save_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        description="A run that is killed loses so many minutes at most. Changes no number.",
+    )
     deterministic: bool = Field(default=True, description="Refuse operations whose result varies.")

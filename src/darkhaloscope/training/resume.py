@@ -3,6 +3,7 @@
 Everything is in one file, ``last.ckpt``: no second file can disagree with it.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -17,9 +18,11 @@ from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.training.frameworks import import_lightning
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 else:  # at run time it must come through the door
     TorchCheckpointIO = import_lightning().pytorch.plugins.io.TorchCheckpointIO
+    Callback = import_lightning().pytorch.callbacks.Callback
 
 KEY = "darkhaloscope"
 """Where Lightning's checkpoint holds what is ours."""
@@ -38,11 +41,16 @@ class Epoch(Frozen):
 
 @dataclass
 class Curves:
-    """What a run has learned so far: kept in ``last.ckpt``, so that a resumed run has all of it."""
+    """What a run has learned so far: kept in ``last.ckpt``, so that a resumed run has all of it.
+
+    begun, begun_loss   batches of the epoch under way, and the sum of their losses and their rows
+    """
 
     run: str
     history: list[Epoch] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    begun: int = 0
+    begun_loss: tuple[float, int] = (0.0, 0)
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -73,6 +81,7 @@ class Curves:
         better = self.best_epoch < 0 or (
             epoch.select_core_masked_auroc > self.history[self.best_epoch].select_core_masked_auroc
         )
+        self.begun, self.begun_loss = 0, (0.0, 0)
         self.history.append(epoch)
         self.seconds.append(round(seconds, 3))
         if better:
@@ -83,6 +92,23 @@ class Curves:
         """Whether nothing is left to train. Lightning would add an epoch to a run that has stopped early."""
         waited = len(self.history) - 1 - self.best_epoch
         return len(self.history) >= epochs or (self.best_epoch >= 0 and waited >= patience)
+
+
+class SaveOften(Callback):  # type: ignore[misc]
+    """Save within an epoch, after the first batch that ends `seconds` after the last save.
+
+    The last batch of an epoch is left to the save at its end, which also holds the curves.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds, self._saved = path, seconds, time.monotonic()
+
+    def on_train_batch_end(self, trainer: Any, *_batch: Any) -> None:
+        """Write ``last.ckpt`` if it is time."""
+        if trainer.is_last_batch or time.monotonic() - self._saved < self.seconds:
+            return
+        trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
 
 
 class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc]

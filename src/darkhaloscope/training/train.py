@@ -1,8 +1,8 @@
 """The training loop: Lightning runs it, this module says what is trained, watched, kept and resumed.
 
-Resume is the default. ``last.ckpt`` is written at the end of every epoch, by rename: a kill leaves the old
-one or the new one. A run killed at any point and started again ends, on a CPU, with the weights of an
-undisturbed run, bit for bit.
+Resume is the default, within an epoch too. ``last.ckpt`` is written every few minutes and at the end of every
+epoch, by rename: a kill leaves the old one or the new one. A run killed at any point and started again ends,
+on a CPU, with the weights of an undisturbed run, bit for bit.
 """
 
 import json
@@ -27,7 +27,6 @@ from darkhaloscope.contracts.config import canonical, fingerprint
 from darkhaloscope.contracts.errors import ConfigError, DataError, TrainingFailed
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.dataset.pairs import (
-    EpochOrder,
     EvenBatches,
     PairDataset,
     TrainingRows,
@@ -36,7 +35,7 @@ from darkhaloscope.dataset.pairs import (
     collate,
     first,
 )
-from darkhaloscope.dataset.pixels import Negatives, PairSource
+from darkhaloscope.dataset.pixels import PairSource, StampSource
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.stamps.measure import CORE_RADIUS_PIX
 from darkhaloscope.stamps.preprocess import Preprocess
@@ -48,7 +47,7 @@ from darkhaloscope.training.model import (
     LensClassifier,
     save_checkpoint,
 )
-from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch
+from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch, SaveOften
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -79,7 +78,7 @@ def train(
     select_pairs: PairSource,
     out_dir: Path,
     fingerprints: Mapping[str, str],
-    negatives: Negatives | None = None,
+    negatives: StampSource | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Train a classifier, or continue the training that `out_dir` holds; write ``checkpoint.pt`` there.
@@ -101,7 +100,7 @@ def train(
     if not curves.finished(epochs=config.epochs, patience=config.patience):
         rows = PairDataset(train_pairs, sampling, preprocess, seed=config.seed, negatives=negatives)
         views = ViewDataset(select_pairs, preprocess, radius_pix=CORE_RADIUS_PIX)
-        loaders = _loaders(config, rows, views, epoch=len(curves.history))
+        loaders = _loaders(config, rows, views, curves)
         module = Training(config, curves, bands=shape[0], steps=len(loaders[0]))
         _fit(config, module, loaders, out_dir, progress=progress)
     card = Card(
@@ -158,6 +157,11 @@ class Training(LightningModule):  # type: ignore[misc]
         """Start the clock and the mean of the loss."""
         self._began, self._train = time.monotonic(), _Mean()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """An epoch that was cut off goes on with the losses that it had."""
+        del checkpoint  # `curves` was read from the same file
+        self._train = _Mean(*self.curves.begun_loss)
+
     def training_step(self, batch: TrainingRows, batch_idx: int) -> torch.Tensor:
         """Mean cross-entropy of the 2B rows; a loss that is not finite ends the run."""
         smooth = self.config.label_smoothing
@@ -168,6 +172,7 @@ class Training(LightningModule):  # type: ignore[misc]
         if not math.isfinite(value):
             raise _not_finite(self.current_epoch, batch_idx, batch, losses.detach())
         self._train.add(value, len(batch.y))
+        self.curves.begun, self.curves.begun_loss = batch_idx + 1, (self._train.total, self._train.n)
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch.y))
         return loss
 
@@ -253,17 +258,17 @@ def lr_share(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float
 
 
 def _loaders(
-    config: TrainConfig, rows: PairDataset, views: ViewDataset, *, epoch: int
+    config: TrainConfig, rows: PairDataset, views: ViewDataset, curves: Curves
 ) -> tuple[DataLoader[TrainingRows], DataLoader[ViewRows]]:
     # The first epoch is given here: Lightning starts the workers before it names the epoch.
-    order = EpochOrder(len(rows), seed=config.seed, epoch=epoch)
+    order = rows.order(epoch=len(curves.history))
     many: dict[str, Any] = {"num_workers": config.num_workers}
     if config.num_workers:
         # spawn: a fork of a process with threads can hang
         many |= {"multiprocessing_context": "spawn", "persistent_workers": True}
     train_loader = DataLoader(
         rows,
-        batch_sampler=EvenBatches(order, config.batch_size),
+        batch_sampler=EvenBatches(order, config.batch_size, begun=curves.begun),
         collate_fn=collate,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the global one
         **many,
@@ -327,7 +332,8 @@ def _callbacks(config: TrainConfig, out_dir: Path, *, progress: bool) -> Sequenc
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    return [stop, keep, *([callbacks.RichProgressBar()] if progress else [])]
+    often = SaveOften(out_dir / f"{LAST}.ckpt", 60 * config.save_minutes)
+    return [stop, keep, often, *([callbacks.RichProgressBar()] if progress else [])]
 
 
 def _accelerator(config: TrainConfig) -> str:
@@ -358,6 +364,8 @@ def _settings(config: TrainConfig) -> Iterator[None]:
             # Reading rows in the main process is a choice here, and so is an existing folder: it is resumed.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # The order of batches is resumed by `EvenBatches`, which Lightning cannot know.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", message=".*treespec.*is deprecated.*")  # within Lightning
             yield
     finally:
