@@ -21,6 +21,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.decode
 	$(BIN)/python -m benchmarks.bootstrap
+	$(BIN)/python -W ignore -m benchmarks.loader
 	$(BIN)/python -W ignore -m benchmarks.verify --pairs 50000
 	$(BIN)/python -m benchmarks.bricks
 	$(BIN)/python -W ignore -m benchmarks.injection

@@ -17,6 +17,7 @@ them: data sets larger than memory are then read from front to back.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,22 +199,27 @@ class _Draws:
     epoch: int
     key: str
 
+    @cached_property
+    def choices(self) -> NDArray[np.float64]:
+        """Numbers in [0, 1) for the choices that every pair makes: one stream, since making it costs most."""
+        return self.rng("choices").random(4)
+
     def rng(self, purpose: str) -> np.random.Generator:
         return stream(self.seed, f"train/{purpose}/{self.epoch}", self.key)
 
     def negative(self) -> tuple[float, float]:
-        use_disc, use_hard = self.rng("negative").random(2)
-        return float(use_disc), float(use_hard)
+        return float(self.choices[0]), float(self.choices[1])
 
     def pick(self, n: int, purpose: str) -> int:
         return int(self.rng(purpose).integers(n))
 
     def core(self) -> float:
-        return float(self.rng("core").random())
+        return float(self.choices[2])
 
     def orientation(self) -> tuple[int, bool]:
-        turns, mirror = self.rng("orientation").integers((4, 2))
-        return int(turns), bool(mirror)
+        """Quarter turns, and whether mirrored: one of eight."""
+        way = int(8 * self.choices[3])
+        return way % 4, way >= 4
 
 
 def collate(pairs: Sequence[TrainingRows]) -> TrainingRows:

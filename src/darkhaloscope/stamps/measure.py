@@ -55,11 +55,24 @@ def radius_map(
     Returns (y, x), or (n, y, x) where a centre has n numbers. Raises DataError for a centre that is NaN or
     has more than one axis.
     """
+    dx, dy = _offsets(shape, x_center_pix, y_center_pix)
+    return np.hypot(dx, dy)
+
+
+def _offsets(
+    shape: tuple[int, ...], x_center_pix: Center, y_center_pix: Center
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     height, width = shape[-2:]
     xc, yc = _center(x_center_pix, width), _center(y_center_pix, height)
-    dx = np.arange(width) - xc[..., None, None]
-    dy = np.arange(height)[:, None] - yc[..., None, None]
-    return np.hypot(dx, dy)
+    return np.arange(width) - xc[..., None, None], np.arange(height)[:, None] - yc[..., None, None]
+
+
+def _radius_squared(
+    shape: tuple[int, ...], x_center_pix: Center, y_center_pix: Center
+) -> NDArray[np.float64]:
+    """Enough to compare radii with, at a fifth of the time."""
+    dx, dy = _offsets(shape, x_center_pix, y_center_pix)
+    return np.asarray(dx**2 + dy**2)
 
 
 def _center(center: Center, length: int) -> NDArray[np.float64]:
@@ -77,7 +90,7 @@ def core_mask(
     radius_pix: float = CORE_RADIUS_PIX,
 ) -> Bool:
     """Pixels with r < radius_pix, shaped like `radius_map`."""
-    return np.asarray(radius_map(shape, x_center_pix, y_center_pix) < radius_pix)
+    return np.asarray(_radius_squared(shape, x_center_pix, y_center_pix) < radius_pix**2)
 
 
 def outer_mask(
@@ -88,7 +101,7 @@ def outer_mask(
     radius_pix: float = OUTER_RADIUS_PIX,
 ) -> Bool:
     """Pixels with r > radius_pix: the brief's background, shaped like `radius_map`."""
-    return np.asarray(radius_map(shape, x_center_pix, y_center_pix) > radius_pix)
+    return np.asarray(_radius_squared(shape, x_center_pix, y_center_pix) > radius_pix**2)
 
 
 def annulus_mask(
@@ -99,8 +112,8 @@ def annulus_mask(
     y_center_pix: Center = None,
 ) -> Bool:
     """Pixels with inner_pix <= r < outer_pix, shaped like `radius_map`."""
-    radius = radius_map(shape, x_center_pix, y_center_pix)
-    return np.asarray((radius >= inner_pix) & (radius < outer_pix))
+    square = _radius_squared(shape, x_center_pix, y_center_pix)
+    return np.asarray((square >= inner_pix**2) & (square < outer_pix**2))
 
 
 def median_and_spread(x: Real, mask: Bool) -> tuple[Real, Real]:
@@ -114,15 +127,53 @@ def median_and_spread(x: Real, mask: Bool) -> tuple[Real, Real]:
     """
     median = np.empty((*x.shape[:-2], 1), dtype=x.dtype)
     spread = np.empty_like(median)
+    for rows, values in _sorted_values(x, mask):
+        median[rows] = middle = _middle(values)
+        spread[rows] = MAD_TO_STD * _middle_departure(values, middle)
+    return median[..., None], spread[..., None]
+
+
+def median_within(x: Real, mask: Bool) -> Real:
+    """The median of `median_and_spread` alone, (..., 1, 1)."""
+    median = np.empty((*x.shape[:-2], 1), dtype=x.dtype)
+    for rows, values in _sorted_values(x, mask):
+        median[rows] = _middle(values)
+    return median[..., None]
+
+
+def _sorted_values(x: Real, mask: Bool) -> Iterator[tuple[Any, Real]]:
+    """(row, masked pixels from the least up): sorting once is what both medians cost."""
     flat = _flat(x)
     for rows, pixels in _by_mask(mask, x):
         values = np.take(flat[rows], pixels, axis=-1)
         if not values.shape[-1]:
             raise DataError("stamp", "has no pixels in the region the background is measured in")
-        median[rows] = middle = np.median(values, axis=-1, keepdims=True, overwrite_input=True)
-        np.abs(np.subtract(values, middle, out=values), out=values)
-        spread[rows] = MAD_TO_STD * np.median(values, axis=-1, keepdims=True, overwrite_input=True)
-    return median[..., None], spread[..., None]
+        values.sort(axis=-1)
+        yield rows, values
+
+
+def _middle(values: Real) -> Real:
+    """Median of sorted values along the last axis, which is kept; NaN, which sorts to the end, wins."""
+    n = values.shape[-1]
+    middle = (values[..., (n - 1) // 2] + values[..., n // 2]) / 2
+    return np.asarray(np.where(np.isnan(values[..., -1]), np.nan, middle)[..., None], dtype=values.dtype)
+
+
+def _middle_departure(values: Real, middle: Real) -> Real:
+    """Median of |values - middle| for sorted values.
+
+    The k values nearest to the middle lie side by side, so the k-th departure is the least over windows of k
+    of the departure of the window's farther end.
+    """
+    n = values.shape[-1]
+    below, above = middle - values, values - middle
+
+    def departure(k: int) -> Real:
+        ends = np.maximum(below[..., : n - k + 1], above[..., k - 1 :])
+        return np.asarray(ends.min(axis=-1, keepdims=True))
+
+    low, high = (n - 1) // 2 + 1, n // 2 + 1
+    return departure(low) if low == high else (departure(low) + departure(high)) / 2
 
 
 def _by_mask(mask: Bool, x: Real) -> Iterator[tuple[Any, NDArray[np.intp]]]:
@@ -168,8 +219,8 @@ def fill_core(
     if fill == "zero":
         return np.where(core, x.dtype.type(0), x)
     inner = OUTER_RADIUS_PIX if fill == "outer_median" else np.nextafter(radius_pix, 0.0)
-    median, _ = median_and_spread(x, outer_mask(x.shape, x_center_pix, y_center_pix, radius_pix=inner))
-    return np.where(core, median, x)
+    outside = outer_mask(x.shape, x_center_pix, y_center_pix, radius_pix=inner)
+    return np.where(core, median_within(x, outside), x)
 
 
 def core_dropout(

@@ -65,8 +65,9 @@ def asinh_normalize(
     mask = annulus_mask(x.shape, annulus[0] * half, annulus[1] * half, x_center_pix, y_center_pix)
     sigmas = _standardize(x, mask)
     if clip is not None:
-        sigmas = np.clip(sigmas, -clip, clip)
-    return np.asarray(np.arcsinh(sigmas / softening), dtype=np.float32)
+        np.clip(sigmas, -clip, clip, out=sigmas)
+    sigmas /= softening
+    return np.arcsinh(sigmas, out=sigmas).astype(np.float32, copy=False)
 
 
 def residual_radial(
@@ -92,7 +93,9 @@ def residual_radial(
 
 def _standardize(x: Real, mask: NDArray[np.bool_]) -> Real:
     median, spread = median_and_spread(x, mask)
-    return (x - median) / (spread + _SPREAD_FLOOR)
+    out = x - median
+    out /= spread + _SPREAD_FLOOR  # in place: fresh memory costs as much as the arithmetic
+    return np.asarray(out)
 
 
 class Preprocess(Frozen):
