@@ -458,10 +458,47 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def markdown(found: list[dict[str, Any]]) -> str:
+    """Tables of `docs/shortcuts.md`: failures of seeds, and the mean of the value, gates meant in bold."""
+    main = [row for row in found if row["block"] == "main"]
+    parts = [
+        _grid([row for row in main if row["design"] == design])
+        for design in dict.fromkeys(row["design"] for row in main)
+    ]
+    lines = [
+        "| shortcut | strength | gate | failed | 95 % interval | value (range) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        if row["block"] == "curve":
+            lines.append(
+                f"| {row['shortcut']} | {row['strength']:g} | `{row['gate']}` | {row['failed']} of {row['seeds']} "
+                f"| {row['low']:.2f} to {row['high']:.2f} "
+                f"| {row['mean']:.3g} ({row['least']:.3g} to {row['most']:.3g}) |"
+            )
+    return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _grid(rows: list[dict[str, Any]]) -> str:
+    gates, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("gate", "shortcut"))
+    cells = {(row["shortcut"], row["gate"]): row for row in rows}
+    heads = [f"{rows[0]['design']}: n = {min(row['n'] for row in rows)}", *(f"`{gate}`" for gate in gates)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in names:
+        shown = [f"{name} {cells[name, gates[0]]['strength'] or ''}".strip()]
+        for gate in gates:
+            row = cells[name, gate]
+            count = f"{row['failed']} of {row['seeds']}"
+            shown.append(f"{f'**{count}**' if row['meant'] else count} ({row['mean']:.3g})")
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Planted shortcuts, and which gates find them.")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--curve-seeds", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=3600, help="rows per class")
@@ -470,6 +507,9 @@ def main() -> None:
     found = table(run(options.resume, options.seeds, options.curve_seeds, options.pairs))
     if options.json:
         print(json.dumps(found))
+        return
+    if options.markdown:
+        print(markdown(found))
         return
     for row in found:
         print(

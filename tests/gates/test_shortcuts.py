@@ -257,4 +257,7 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path, monkeypatc
     (main, curve) = shortcuts.table(rows)
     assert (main["failed"], main["seeds"], curve["seeds"]) == (3, 3, 1)
     assert main["meant"]
+    page = shortcuts.markdown(shortcuts.table(rows))
+    assert "| bright core 1.2 | **3 of 3** (0.7) |" in page
+    assert "| bright core | 1.2 | `sham_core_lr_auc` | 1 of 1 |" in page
     assert shortcuts.run(path, 1, 1, 8)[0]["pairs"] == 8  # other sizes are another experiment
