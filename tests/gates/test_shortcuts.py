@@ -240,7 +240,7 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path, monkeypatc
     row = {"design": "sham", "shortcut": "bright core", "strength": 1.2, "gate": "sham_core_lr_auc",
            "failed": True, "value": 0.7, "interval": None, "n": 9, "detail": ""}  # fmt: skip
     monkeypatch.setattr(shortcuts, "make_sky", lambda seed, _n: made.append(seed) or seed)
-    monkeypatch.setattr(shortcuts, "BLOCKS", {"main": lambda *_: [row], "curve": lambda *_: [row]})
+    monkeypatch.setattr(shortcuts, "BLOCKS", {"main": lambda _: [row], "curve": lambda _: [row]})
     path = tmp_path / "found.jsonl"
     shortcuts.run(path, 2, 1, 9)
     whole = path.read_text()
