@@ -47,8 +47,9 @@ from darkhaloscope.survey.sky import plan_bricks
 REPEATS = 2
 """Of each cross-validation of planted data, against the protocol's ten for clean data."""
 FIRST_SEED = 1000
-ARC_PAIRS = (1200, 4000)
-"""Pairs with arcs: the first for planted shortcuts, both for clean data; the second is a run's."""
+PLANTED_ARCS = 1200
+CLEAN_ARCS = (300, 600, PLANTED_ARCS, 4000)
+"""Pairs with arcs: the fewest that decide (grouped, unpaired), those of planted shortcuts, those of a run."""
 SHAM_PAIRS = 600
 """Pairs that go through the injection without flux; the other hosts are their own controls."""
 BATCH = 400
@@ -96,7 +97,7 @@ def make_sky(seed: int, n_hosts: int) -> Sky:
     rows = HarvestSky(seed=seed, priors=priors).run(bricks).slice(0, n_hosts)
     arcs, sham = (
         PairArrays.read(Inject(recipe=Recipe(), seed=seed, sham=no_flux).run(rows.slice(0, n)))
-        for n, no_flux in ((ARC_PAIRS[-1], False), (SHAM_PAIRS, True))
+        for n, no_flux in ((CLEAN_ARCS[-1], False), (SHAM_PAIRS, True))
     )
     image = np.stack([decode_planes(b.as_py(), "image", where="sky") for b in rows.column("stamp_npz")])
     x, y = (np.array(rows.column(f"{axis}_center_pix"), dtype=float) for axis in "xy")
@@ -361,7 +362,7 @@ def clean_block(sky: Sky) -> Iterator[dict[str, Any]]:
     yield from _rows("sham", "clean", 0.0, sham_gates(sky, CLEAN, 0.0, protocol))
     # The classes are fixed here: a cross-validation repeated adds little.
     yield from _rows("classes", "clean", 0.0, class_gates(sky, "clean", CLEAN, 0.0, fewer))
-    for n in ARC_PAIRS:
+    for n in CLEAN_ARCS:
         yield from _rows(f"arcs {n}", "clean", 0.0, arc_gates(sky, CLEAN, 0.0, protocol, n=n))
 
 
@@ -375,9 +376,8 @@ def main_block(sky: Sky) -> Iterator[dict[str, Any]]:
             found = class_gates(sky, name, cut, cut.strength, _quick(1))
             yield from _rows("classes", name, cut.strength, found)
         if cut.plant is not nothing:
-            n = ARC_PAIRS[0]
-            found = arc_gates(sky, cut, cut.strength, protocol, n=n)
-            yield from _rows(f"arcs {n}", name, cut.strength, found)
+            found = arc_gates(sky, cut, cut.strength, protocol, n=PLANTED_ARCS)
+            yield from _rows(f"arcs {PLANTED_ARCS}", name, cut.strength, found)
 
 
 def _quick(repeats: int) -> Protocol:
