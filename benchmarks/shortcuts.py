@@ -30,7 +30,7 @@ from darkhaloscope.contracts.checks import Finding, Status
 from darkhaloscope.contracts.protocol import Protocol, load_protocol
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.gates.arrays import PairArrays
-from darkhaloscope.gates.classes import host_matching
+from darkhaloscope.gates.classes import CLASSES, host_matching
 from darkhaloscope.gates.leakage import Look, look_at
 from darkhaloscope.gates.probes import Design, Kind, probe_classes, probe_core
 from darkhaloscope.gates.whole_stamp import TEXTURE, PixelSums, equivalent, pixel_check, pixel_shift
@@ -311,7 +311,7 @@ def class_gates(
             found[kind], plain(sky)[kind][others], (sky.hosts[rows], sky.hosts[others]),
             kind=classifier(kind), protocol=protocol, seed=sky.seed, purpose=f"gates/classes {kind}",
         )  # fmt: skip
-        out.append(equivalent(TEXTURE.model_copy(update={"name": CLASS[kind]}), result, n=result.n))
+        out.append(equivalent(CLASSES.model_copy(update={"name": CLASS[kind]}), result, n=result.n))
     if not gates or "class_pixel_shift" in gates:
         out.append(pixel_gate(sky, list(pixels), ~chosen, "class"))
     if not gates or "host_matching" in gates:

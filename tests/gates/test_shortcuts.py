@@ -4,6 +4,8 @@ The hosts are few, so rows needed and bounds are eased; `benchmarks/shortcuts.py
 numbers of the protocol, over many skies.
 """
 
+import functools
+
 import numpy as np
 import pytest
 from benchmarks import shortcuts
@@ -36,11 +38,15 @@ EASED = inside(0.38, 0.62)
 @pytest.fixture(autouse=True)
 def eased(monkeypatch):
     """300 rows of each class decide, with bounds as wide as their intervals ask for."""
-    easy = whole_stamp.TEXTURE.model_copy(update={"bound": EASED, "needs_n": 250})
-    pixels = whole_stamp.pixel_check
-    for module in (leakage, classes):
-        monkeypatch.setattr(module, "TEXTURE", easy)
-        monkeypatch.setattr(module, "pixel_check", lambda n: pixels(n).model_copy(update={"needs_n": 250}))
+    for module, name in ((leakage, "TEXTURE"), (classes, "CLASSES")):
+        easy = getattr(module, name).model_copy(update={"bound": EASED, "needs_n": 250})
+        monkeypatch.setattr(module, name, easy)
+        pixels = functools.partial(_eased_pixels, whole_stamp.pixel_check)
+        monkeypatch.setattr(module, "pixel_check", pixels)
+
+
+def _eased_pixels(check, n_pixels):
+    return check(n_pixels).model_copy(update={"needs_n": 250})
 
 
 @pytest.fixture(scope="module")
