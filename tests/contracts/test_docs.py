@@ -13,6 +13,7 @@ from tests.contracts.pages import CHECKS, contracts_page, exit_criteria_page
 
 from darkhaloscope.contracts.config import find_config
 from darkhaloscope.contracts.protocol import check_protocol, load_protocol
+from darkhaloscope.gates.classes import HOST_MATCHING
 from darkhaloscope.pipeline.experiment import load_experiment
 from darkhaloscope.review.advice import ADVICE, advice_for
 
@@ -32,6 +33,8 @@ def test_every_check_and_gate_that_can_fail_has_advice():
     names |= {*protocol.gates.v1, *protocol.gates.v2, "anchors_count", "protocol_locked", "provenance_gates"}
     names |= {f.name for f in check_protocol(protocol)}
     names |= {f"contaminants_{name}" for name in protocol.contaminants.minima}
+    names |= {"sham_texture_auc", "sham_pixel_shift", HOST_MATCHING.name}  # reported beside the protocol's
+    names |= {f"class_{name}" for name in ("core_lr_auc", "core_nl_auc", "texture_auc", "pixel_shift")}
     assert names <= set(ADVICE)
     assert set(ADVICE) - names == {"schema_paired_stamps"}
     assert advice_for("a_plugin's_own").fix  # and what nobody foresaw is told too

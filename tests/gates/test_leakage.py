@@ -68,7 +68,7 @@ def test_every_leakage_gate_of_a_planted_core_is_reported(bright_core, protocol)
     needs = {f.name: f.needs_n for f in findings.not_evaluated}
     assert needs == {
         "control_identity": 1, "sham_core_lr_auc": 3600, "sham_core_nl_auc": 3600,
-        "leakage_excess": 3200, "low_overlap_excess": 500,
+        "leakage_excess": 3200, "low_overlap_excess": 500, "sham_texture_auc": 3600, "sham_pixel_shift": 600,
     }  # fmt: skip
     assert set(needs) | {f.name.removesuffix("_robust") for f in findings} == {
         "core_lr_auc", "core_lr_auc_grouped", "core_lr_auc_unpaired", *needs

@@ -26,6 +26,10 @@ from darkhaloscope.gates.detection import OperatingPoint, Predict, both_ends, de
 from darkhaloscope.stamps.measure import radius_map
 from darkhaloscope.stats import FEW_CLUSTERS, Draws, cluster_interval, clustered_binomial
 
+CORE_SWAP_GATES = tuple(
+    f"core_swap_{name}" for name in ("necessity", "sufficiency", "sufficiency_low_overlap", "placebo_excess")
+)
+
 
 def core_window(pairs: PairArrays, protocol: Protocol) -> StampBatch:
     """w(r): 1 in the core, 0 outside, with a soft edge; (pair, 1, y, x)."""
@@ -70,10 +74,9 @@ def core_swap_findings(
     full    scores of the untouched stamps
     point   the threshold; without one nothing is evaluated, and with too few negatives nothing is decided
     """
-    names = ("necessity", "sufficiency", "sufficiency_low_overlap", "placebo_excess")
     if point is None:
         reason = f"no threshold: FPR {protocol.core_swap.fpr_fallback:g} needs more negatives"
-        return [protocol.measure(f"core_swap_{name}", None, n=len(pairs), detail=reason) for name in names]
+        return [protocol.measure(name, None, n=len(pairs), detail=reason) for name in CORE_SWAP_GATES]
     hits = full > point.threshold
     makers = (_arc_taken_out, _arc_in_core_only, _round_source_taken_out)
     swapped, core_only, placebo = (

@@ -5,23 +5,33 @@ to find something. What it must not find is anything on pairs without an arc (sh
 by code that shares nothing with ours (leakage excess). The brief's letter is computed beside it, as v1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.checks import Finding, Findings
 from darkhaloscope.contracts.protocol import Protocol
-from darkhaloscope.gates.arrays import PairArrays, StampBatch
+from darkhaloscope.contracts.random import stream
+from darkhaloscope.gates.arrays import PairArrays, PerPair, StampBatch
 from darkhaloscope.gates.probes import (
     Design,
     Features,
-    Kind,
     ProbeResult,
     core_moments,
     core_pixels,
     letter_auc,
     probe_core,
+)
+from darkhaloscope.gates.whole_stamp import (
+    TEXTURE,
+    PixelSums,
+    equivalent,
+    pixel_check,
+    pixel_shift,
+    texture_moments,
 )
 from darkhaloscope.stamps.measure import letter_center
 from darkhaloscope.stamps.preprocess import Preprocess, robust_normalize
@@ -30,6 +40,8 @@ _SHOWN_REPEATS = 3  # of a probe that is shown but cannot decide: another arm, o
 _BATCH = 512  # stamps preprocessed at a time: 50 MB of pixels
 
 Rows = NDArray[np.intp]
+Look = Literal["linear", "nonlinear", "texture"]
+"""What a probe is given: pixels of the core, moments of the core, moments of the whole stamp."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +51,9 @@ class _Bench:
     protocol: Protocol
     seed: int
     arms: dict[str, Preprocess]
-    made: dict[tuple[PairArrays, Kind, str], tuple[Features, Features]] = field(default_factory=dict)
+    made: dict[tuple[PairArrays, Look, str], tuple[Features, Features]] = field(default_factory=dict)
 
-    def features(self, pairs: PairArrays, kind: Kind, arm: str) -> tuple[Features, Features]:
+    def features(self, pairs: PairArrays, kind: Look, arm: str) -> tuple[Features, Features]:
         """(with arc, without) of each pair."""
         key = (pairs, kind, arm)
         if key not in self.made:
@@ -51,19 +63,23 @@ class _Bench:
             )
         return self.made[key]
 
-    def _features(self, pairs: PairArrays, pixels: StampBatch, kind: Kind, arm: str) -> Features:
-        parts = []
-        for start in range(0, len(pairs), _BATCH):
-            at = slice(start, start + _BATCH)
+    def _features(self, pairs: PairArrays, pixels: StampBatch, kind: Look, arm: str) -> Features:
+        batches = self.seen(pairs, pixels, np.arange(len(pairs)), arm)
+        return np.concatenate([look_at(kind, *batch) for batch in batches])
+
+    def seen(
+        self, pairs: PairArrays, pixels: StampBatch, rows: Rows, arm: str = "asinh"
+    ) -> Iterator[tuple[StampBatch, PerPair, PerPair]]:
+        """Preprocessed stamps and their centres, a batch at a time."""
+        for start in range(0, len(rows), _BATCH):
+            at = rows[start : start + _BATCH]
             xc, yc = pairs.x_center[at], pairs.y_center[at]
-            seen = self.arms[arm].apply(pixels[at], xc, yc, where=pairs.where)
-            parts.append(core_pixels(seen) if kind == "linear" else core_moments(seen, xc, yc))
-        return np.concatenate(parts)
+            yield self.arms[arm].apply(pixels[at], xc, yc, where=pairs.where), xc, yc
 
     def probe(
         self,
         pairs: PairArrays,
-        kind: Kind,
+        kind: Look,
         design: Design,
         *,
         arm: str = "asinh",
@@ -86,13 +102,24 @@ class _Bench:
             controls[at] if null else stamps[at],
             controls[at],
             hosts,
-            kind=kind,
+            kind="linear" if kind == "linear" else "nonlinear",
             design=design,
             protocol=self.protocol,
             seed=self.seed,
             purpose=f"gates/core {kind} {design}",
             repeats=_SHOWN_REPEATS if null or arm != "asinh" or len(at) < needs else None,
         )
+
+
+def look_at(kind: Look, seen: StampBatch, xc: PerPair, yc: PerPair) -> Features:
+    """Features of preprocessed stamps."""
+    match kind:
+        case "linear":
+            return core_pixels(seen)
+        case "nonlinear":
+            return core_moments(seen, xc, yc)
+        case "texture":
+            return texture_moments(seen)
 
 
 def leakage_findings(
@@ -104,7 +131,7 @@ def leakage_findings(
     trusted: PairArrays | None = None,
     asinh: Preprocess | None = None,
 ) -> Findings:
-    """Every leakage gate of the protocol.
+    """Every leakage gate of the protocol, and two probes of the whole stamp that are reported.
 
     pairs     stamps with arcs and their controls
     sham      the same pipeline with zero flux (its `stamps` should equal its `controls` bit for bit)
@@ -122,6 +149,8 @@ def leakage_findings(
             _control_identity(bench, sham),
             _sham(bench, sham, "linear"),
             _sham(bench, sham, "nonlinear"),
+            _sham_texture(bench, sham),
+            _sham_pixels(bench, sham),
             _excess(bench, pairs, trusted),
             _low_overlap(bench, pairs, trusted),
         )
@@ -188,7 +217,7 @@ def _control_identity(bench: _Bench, sham: PairArrays | None) -> Finding:
     return bench.protocol.measure(name, float(differs.sum()), n=len(sham), examples=examples)
 
 
-def _sham(bench: _Bench, sham: PairArrays | None, kind: Kind) -> Finding:
+def _sham(bench: _Bench, sham: PairArrays | None, kind: Literal["linear", "nonlinear"]) -> Finding:
     name = "sham_core_lr_auc" if kind == "linear" else "sham_core_nl_auc"
     if sham is None:
         return bench.protocol.measure(name, None, n=0, detail="no sham injections were given")
@@ -197,6 +226,33 @@ def _sham(bench: _Bench, sham: PairArrays | None, kind: Kind) -> Finding:
     if found is None:
         return _report(bench, name, None, len(sham), "")
     return _report(bench, name, found, found.n, f"{_shown(found)} of each class, on disjoint hosts")
+
+
+def _sham_texture(bench: _Bench, sham: PairArrays | None) -> Finding:
+    """Rings, noise and extremes of the whole stamp: shown, and decides nothing."""
+    if sham is None:
+        return TEXTURE.measure(None, n=0, detail="no sham injections were given")
+    found = bench.probe(sham, "texture", "unpaired", needs=2 * TEXTURE.needs_n)
+    return equivalent(TEXTURE, found, n=len(sham), detail="reported until the protocol names it")
+
+
+def _sham_pixels(bench: _Bench, sham: PairArrays | None) -> Finding:
+    """Every pixel's mean, of a random half of the hosts as stamps and the other half as controls."""
+    if sham is None:
+        return pixel_check(1).measure(None, n=0, detail="no sham injections were given")
+    check = pixel_check(int(np.prod(sham.stamps.shape[1:])))
+    names, member = np.unique(sham.hosts, return_inverse=True)
+    place = stream(bench.seed, "gates/pixels", "halves").permutation(len(names))[member]
+    halves = np.flatnonzero(place % 2 == 0), np.flatnonzero(place % 2 == 1)
+    n = min(map(len, halves))
+    if n < check.needs_n:
+        return check.measure(None, n=n, detail="rows of the smaller class")
+    positives, negatives = (
+        PixelSums.of(seen for seen, _, _ in bench.seen(sham, pixels, rows))
+        for pixels, rows in zip((sham.stamps, sham.controls), halves, strict=True)
+    )
+    value, where = pixel_shift(positives, negatives)
+    return check.measure(value, n=n, n_clusters=len(names), detail=f"most in {where}")
 
 
 _Part = tuple[PairArrays, Rows]

@@ -6,6 +6,7 @@ in random orientations, whose mean image is round). Folds never divide a host: w
 fold, the training partner with the same pixels and the other label drags the score below one half.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.protocol import GATE_INTERVAL_CONFIDENCE, Protocol
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.stamps.measure import core_box
@@ -26,7 +28,9 @@ from darkhaloscope.stats import Estimate, auroc, auroc_estimate
 
 Features = Float[np.ndarray, "row feature"]
 Kind = Literal["linear", "nonlinear"]
+"""The classifier: a linear one for pixels, boosted trees for moments."""
 Design = Literal["paired", "unpaired"]
+_Arranged = tuple[NDArray[np.intp], NDArray[np.int8], NDArray[np.intp]]
 
 PENALTIES = (0.003, 0.03, 0.3)
 """Inverse strengths C of the linear probe's penalty, for standardised pixels; an inner fold chooses."""
@@ -99,16 +103,73 @@ def probe_core(
 
     Raises DataError (through the AUROC) where a class is empty.
     """
-    probe = protocol.leakage_probe
-    x = np.concatenate([positives, negatives])
+    k = protocol.leakage_probe.folds
+    return _repeated(
+        np.concatenate([positives, negatives]),
+        np.concatenate([hosts, hosts]),
+        lambda rng: _arrange(hosts, design, k, rng),
+        kind=kind,
+        protocol=protocol,
+        seed=seed,
+        purpose=purpose,
+        repeats=repeats,
+        confidence=confidence,
+    )
+
+
+def probe_classes(
+    positives: Features,
+    negatives: Features,
+    hosts: tuple[NDArray[np.str_], NDArray[np.str_]],
+    *,
+    kind: Kind,
+    protocol: Protocol,
+    seed: int,
+    purpose: str,
+    repeats: int | None = None,
+    confidence: float = GATE_INTERVAL_CONFIDENCE,
+) -> ProbeResult:
+    """`probe_core` for two classes as they are, each of hosts of its own: unpaired designs.
+
+    hosts   of the rows of each class. Raises DataError if a host is in both.
+    """
+    shared = sorted(set(hosts[0]) & set(hosts[1]))
+    if shared:
+        raise DataError("classes", f"{len(shared)} hosts are in both, {shared[0]} for one", "use probe_core")
+    k = protocol.leakage_probe.folds
+    return _repeated(
+        np.concatenate([positives, negatives]),
+        np.concatenate(hosts),
+        lambda rng: _arrange_classes(hosts, k, rng),
+        kind=kind,
+        protocol=protocol,
+        seed=seed,
+        purpose=purpose,
+        repeats=repeats,
+        confidence=confidence,
+    )
+
+
+def _repeated(
+    x: Features,
+    hosts: NDArray[np.str_],
+    arrange: Callable[[np.random.Generator], _Arranged],
+    *,
+    kind: Kind,
+    protocol: Protocol,
+    seed: int,
+    purpose: str,
+    repeats: int | None,
+    confidence: float,
+) -> ProbeResult:
     runs = []
-    for repeat in range(repeats or probe.repeats):
-        rows, labels, folds = _arrange(hosts, design, probe.folds, stream(seed, purpose, f"repeat {repeat}"))
+    for repeat in range(repeats or protocol.leakage_probe.repeats):
+        rows, labels, folds = arrange(stream(seed, purpose, f"repeat {repeat}"))
         scores = _out_of_fold(x[rows], labels, folds, kind)
         runs.append((float(auroc(scores[labels == 1], scores[labels == 0])), scores, labels, rows))
     aucs = np.array([run[0] for run in runs])
     _, scores, labels, rows = runs[int(np.abs(aucs - aucs.mean()).argmin())]
-    groups = np.concatenate([hosts, hosts])[rows]
+    groups = hosts[rows]
     estimate = auroc_estimate(
         scores, labels, groups, seed=seed, n_boot=protocol.statistics.bootstrap, confidence=confidence
     )
@@ -131,9 +192,7 @@ def _widened(aucs: NDArray[np.float64], estimate: Estimate) -> tuple[float, floa
     return mean - low, mean + high
 
 
-def _arrange(
-    hosts: NDArray[np.str_], design: Design, k: int, rng: np.random.Generator
-) -> tuple[NDArray[np.intp], NDArray[np.int8], NDArray[np.intp]]:
+def _arrange(hosts: NDArray[np.str_], design: Design, k: int, rng: np.random.Generator) -> _Arranged:
     """Row numbers into (positives, negatives) stacked, their labels, and the fold of each."""
     names, member = np.unique(hosts, return_inverse=True)
     place = np.empty(len(names), dtype=np.intp)
@@ -150,6 +209,18 @@ def _arrange(
         np.concatenate([np.ones(is_positive.sum(), np.int8), np.zeros((~is_positive).sum(), np.int8)]),
         np.concatenate([fold[is_positive], fold[~is_positive]]),
     )
+
+
+def _arrange_classes(
+    hosts: tuple[NDArray[np.str_], NDArray[np.str_]], k: int, rng: np.random.Generator
+) -> _Arranged:
+    """As `_arrange`, for classes that are given: the hosts of each are dealt to the folds in turn."""
+    folds = []
+    for own in hosts:
+        names, member = np.unique(own, return_inverse=True)
+        folds.append((rng.permutation(len(names)) % k)[member])
+    labels = np.repeat(np.array([1, 0], np.int8), [len(own) for own in hosts])
+    return np.arange(len(labels)), labels, np.concatenate(folds)
 
 
 def _out_of_fold(

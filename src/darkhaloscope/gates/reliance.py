@@ -13,7 +13,7 @@ from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.gates.arrays import PairArrays, PerPair, StampBatch
-from darkhaloscope.gates.core_swap import core_swap_findings, theta_e_bins
+from darkhaloscope.gates.core_swap import CORE_SWAP_GATES, core_swap_findings, theta_e_bins
 from darkhaloscope.gates.detection import Maker, OperatingPoint, Predict, both_ends, detected, operating_point
 from darkhaloscope.stamps.measure import azimuthal_shuffle, radius_map
 from darkhaloscope.stats import auroc, auroc_estimate, clustered_binomial
@@ -34,8 +34,14 @@ def reliance_findings(
 
     negatives   scores of clean stamps without an arc that set the threshold; the pairs' own controls if None
 
-    The model is asked six times for each pair.
+    The model is asked six times for each pair. Pairs without an arc (sham) leave nothing to rely on: every
+    gate is then NOT_EVALUATED.
     """
+    if not (pairs.stamps != pairs.controls).any():
+        return Findings(
+            protocol.measure(name, None, n=len(pairs), detail="no pair holds an arc: nothing to detect")
+            for name in ("core_masked_drop", "hardneg_auroc", *CORE_SWAP_GATES)
+        )
     full = predict(pairs.stamps, pairs.x_center, pairs.y_center)
     control = predict(pairs.controls, pairs.x_center, pairs.y_center)
     point = operating_point(control if negatives is None else negatives, protocol)

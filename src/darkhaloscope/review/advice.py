@@ -333,6 +333,28 @@ _GATES: Mapping[str, Advice] = {
         )
         for name in ("sham_core_lr_auc", "sham_core_nl_auc")
     },
+    **{
+        name: Advice(
+            _SCIENCE, _HIGH, "Without any arc, something outside the core tells the label", _REMAKE,
+            "A mark, a noise texture or a background that one class alone has: reported, and no verdict "
+            "rests on it until the protocol names it.",
+        )
+        for name in ("sham_texture_auc", "sham_pixel_shift")
+    },
+    **{
+        name: Advice(
+            _SCIENCE, _HIGH, "What the network is given tells the label without any arc", _NEW_FOLDER,
+            "One class has a normalisation, a loader or a choice of hosts of its own: give both the same, "
+            "and draw the hosts of both alike in magnitude, size, seeing and depth.",
+        )
+        for name in (
+            "class_core_lr_auc",
+            "class_core_nl_auc",
+            "class_texture_auc",
+            "class_pixel_shift",
+            "host_matching",
+        )
+    },
     "leakage_excess": Advice(
         _SCIENCE, _CRITICAL, "The core tells more than an independent renderer's arcs allow", _NEW_FOLDER,
         "The same probe on arcs by another code is the physical ceiling.", ("L22",),
