@@ -2,8 +2,8 @@
 
 Names, places and centres are read at the start, pixels when they are wanted. Shards that were opened last are
 kept as they lie on disk, so that an order which stays within a window of shards (`pairs.EpochOrder`) opens
-each shard once in an epoch. A data set that fits into `memory_mb` is decoded once and kept; which of the two
-happens changes no number.
+each shard once in an epoch. A data set that fits into `memory_mb` is decoded once and kept, at the first
+batch; which of the two happens changes no number.
 """
 
 from collections import OrderedDict
@@ -52,16 +52,24 @@ class _Shards:
     """Columns of blobs, shard by shard, the last ones opened kept."""
 
     def __init__(
-        self, datasets: Mapping[str, Dataset], rows: _Rows, key: str, columns: Sequence[str], where: str
+        self,
+        datasets: Mapping[str, Dataset],
+        rows: _Rows,
+        key: str,
+        columns: Sequence[str],
+        *,
+        memory_mb: float,
+        where: str,
     ) -> None:
         self.datasets, self.rows, self.key, self.columns, self.where = datasets, rows, key, columns, where
         self.shape = self._first_shape()
+        self._fits = self.megabytes <= memory_mb
         self._open: OrderedDict[int, dict[str, Blobs]] = OrderedDict()
         self._decoded: dict[str, Planes] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process opens shards of its own."""
-        return {**vars(self), "_open": OrderedDict(), "_decoded": {}}
+        """Another process opens shards of its own, and does not keep all of them a second time."""
+        return {**vars(self), "_open": OrderedDict(), "_decoded": {}, "_fits": False}
 
     def _first_shape(self) -> tuple[int, int, int]:
         dataset, shard = self.rows.places[int(self.rows.shard[0])]
@@ -75,17 +83,13 @@ class _Shards:
         """What all pixels take in memory."""
         return 4 * int(np.prod(self.shape)) * len(self.columns) * len(self.rows.keys) / 2**20
 
-    def keep_all(self) -> None:
-        """Decode everything once."""
-        every = np.arange(len(self.rows.keys))
-        self._decoded = {column: self._read(column, every) for column in self.columns}
-        self._open.clear()
-
     def take(self, column: str, at: NDArray[np.intp]) -> Planes:
         """Pixels of some rows, (n, band, y, x) [nmgy]; StampError naming a row that is not a finite stamp."""
-        if column in self._decoded:
-            return self._decoded[column][at]
-        return self._read(column, at)
+        if self._fits and not self._decoded:
+            every = np.arange(len(self.rows.keys))
+            self._decoded = {name: self._read(name, every) for name in self.columns}
+            self._open.clear()
+        return self._decoded[column][at] if self._decoded else self._read(column, at)
 
     def _read(self, column: str, at: NDArray[np.intp]) -> Planes:
         out = np.empty((len(at), *self.shape), np.float32)
@@ -203,10 +207,8 @@ class StoredPairs:
             raise DataError(where, "a task_id is repeated", "keys of random streams must be unique")
         if not rows.keys:
             return cls(rows, None)
-        shards = _Shards(pairs, rows, "task_id", ("stamp_npz", "ctrl_stamp_npz"), where)
-        if shards.megabytes <= memory_mb:
-            shards.keep_all()
-        return cls(rows, shards)
+        columns = ("stamp_npz", "ctrl_stamp_npz")
+        return cls(rows, _Shards(pairs, rows, "task_id", columns, memory_mb=memory_mb, where=where))
 
     @property
     def keys(self) -> Sequence[str]:
@@ -260,10 +262,7 @@ class StoredStamps:
         rows = _rows_of(stamps, splits, split, "target_id", wanted, extra=("kind", "arc_domain"))
         if not rows.keys:
             return None
-        shards = _Shards(stamps, rows, "target_id", ("stamp_npz",), where)
-        if shards.megabytes <= memory_mb:
-            shards.keep_all()
-        return cls(rows, shards)
+        return cls(rows, _Shards(stamps, rows, "target_id", ("stamp_npz",), memory_mb=memory_mb, where=where))
 
     @property
     def keys(self) -> Sequence[str]:

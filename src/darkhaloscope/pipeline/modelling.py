@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ LEAKAGE_PAIRS = 4000
 SHAM_PAIRS = 7400
 """Sham pairs that the probes see: half of the hosts for each class."""
 
+ONNX_STAMPS = 64
+"""Stamps on which the exported network must give the logits of the trained one."""
+
 RELIANCE_PAIRS = 4000
 """Test pairs whose counterfactuals the model is asked about."""
 
@@ -43,32 +47,52 @@ class ModelStages(DataStages):
     @cached_property
     def trained(self) -> Any:
         """The trained checkpoint with its history (`training.train.TrainResult`)."""
-        from darkhaloscope.dataset.stored import StoredPairs, StoredStamps
+        from darkhaloscope.dataset.stored import StoredStamps
         from darkhaloscope.training.train import train
 
         self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
-        memory = e.training.memory_mb
-
-        def pairs_of(split: str) -> StoredPairs:
-            floor = e.splits.snr_floor_mf
-            return StoredPairs.open(
-                self.pairs, self.pair_splits, split,
-                snr_floor_mf=floor, memory_mb=memory, where=f"{split} pairs",
-            )  # fmt: skip
-
         return train(
             e.training,
             sampling=e.sampling,
             preprocess=e.preprocess,
-            train_pairs=pairs_of("train"),
-            select_pairs=pairs_of("select"),
+            train_pairs=self._stored("train"),
+            select_pairs=self._stored("select"),
             negatives=StoredStamps.open(
-                self.sources, self.target_splits, "train", memory_mb=memory, where="train discs"
+                self.sources,
+                self.target_splits,
+                "train",
+                memory_mb=e.training.memory_mb,
+                where="train discs",
             ),
             out_dir=self.out / "training",
             fingerprints=self._fingerprints(pairs=self.pairs, splits=self.pair_splits, stamps=self.sources),
         )
+
+    def _stored(self, split: str) -> Any:
+        """The pairs of a split that training may use, as a `dataset.stored.StoredPairs`."""
+        from darkhaloscope.dataset.stored import StoredPairs
+
+        return StoredPairs.open(
+            self.pairs,
+            self.pair_splits,
+            split,
+            snr_floor_mf=self.experiment.splits.snr_floor_mf,
+            memory_mb=self.experiment.training.memory_mb,
+            where=f"{split} pairs",
+        )
+
+    @cached_property
+    def onnx(self) -> Path:
+        """The trained network as an ONNX file beside its checkpoint, checked on select stamps."""
+        from darkhaloscope.training.onnx import export_onnx
+
+        select = self._stored("select")
+        some = select.take(range(min(len(select.keys), ONNX_STAMPS)))
+        seen = self.scorer.card.preprocess.apply(some.stamp, some.x_center, some.y_center)
+        path = self.trained.checkpoint_path.with_suffix(".onnx")
+        export_onnx(self.scorer, path, seen)
+        return Path(path)
 
     @staticmethod
     def _fingerprints(**groups: dict[str, Dataset]) -> dict[str, str]:

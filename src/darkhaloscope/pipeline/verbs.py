@@ -33,7 +33,9 @@ def run_experiment(
 ) -> Outcome:
     """Run an experiment from pixels to report, continuing whatever `out` holds of it."""
     run, console = _claimed(config, out, overrides, workers)
-    return _report(run, console)
+    made = _report(run, console)
+    _ = run.onnx
+    return made
 
 
 def report_again(run_folder: Path) -> Outcome:
@@ -61,7 +63,7 @@ def train_experiment(
     for line in summary_lines(findings):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"{verdict}: checkpoint in {run.trained.checkpoint_path}",
+        f"{verdict}: checkpoint in {run.trained.checkpoint_path}, as ONNX in {run.onnx.name}",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -76,8 +76,8 @@ class TrainConfig(Frozen):
     memory_mb: float = Field(
         default=4096.0,
         ge=0,
-        description="Pairs that fit into so much memory are decoded once; others are read from their shards "
-        "when they are needed. Changes no number.",
+        description="Pairs that fit into so much memory are decoded once (where num_workers is 0), others "
+        "are read from their shards when needed. Changes no number.",
     )
     save_minutes: float = Field(
         default=10.0,
