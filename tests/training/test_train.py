@@ -152,10 +152,13 @@ def test_sigterm_and_ctrl_c_say_what_they_are(toy, tmp_path, monkeypatch):
     with pytest.raises(TrainingFailed, match=r"stopped by SIGTERM \(run it again to continue\)"):
         toy.run(tmp_path)
     monkeypatch.setattr(module.Training, "training_step", stop_with(signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        toy.run(tmp_path)
-    assert signal.getsignal(signal.SIGINT) is before
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
 
 
 def test_an_early_stopped_run_resumed_trains_no_further(toy, tmp_path):

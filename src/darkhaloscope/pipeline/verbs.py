@@ -33,9 +33,8 @@ def run_experiment(
 ) -> Outcome:
     """Run an experiment from pixels to report, continuing whatever `out` holds of it."""
     run, console = _claimed(config, out, overrides, workers)
-    made = _report(run, console)
     _ = run.onnx
-    return made
+    return _report(run, console)
 
 
 def report_again(run_folder: Path) -> Outcome:

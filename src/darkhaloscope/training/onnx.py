@@ -4,6 +4,7 @@ The file stands beside its checkpoint and carries the checkpoint's card and SHA-
 kept only if ONNX Runtime gives the same logits.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,17 @@ def largest_difference(data: bytes, model: LensClassifier, sample: Normalised) -
 
 def _exported(scorer: Scorer, sample: Normalised) -> bytes:
     example = torch.from_numpy(np.ascontiguousarray(np.repeat(sample[:1], 2, axis=0)))
-    program = torch.onnx.export(
-        scorer.model,
-        (example,),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("n")},),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # within PyTorch, of itself
+        program = torch.onnx.export(
+            scorer.model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
     if program is None:
         raise TrainingFailed("onnx", "PyTorch returned no program for this network")
     proto = program.model_proto
