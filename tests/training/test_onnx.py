@@ -76,7 +76,9 @@ def test_a_network_that_differs_is_not_written(trained, sample, exported, tmp_pa
     assert not (tmp_path / "wrong.onnx").exists()
 
 
-def test_a_file_of_this_checkpoint_is_kept_and_another_replaced(trained, sample, exported, monkeypatch):
+def test_a_file_of_this_checkpoint_is_kept_and_another_replaced(
+    trained, sample, exported, monkeypatch, tmp_path
+):
     from darkhaloscope.training import onnx
 
     path, worst = exported
@@ -84,7 +86,9 @@ def test_a_file_of_this_checkpoint_is_kept_and_another_replaced(trained, sample,
     monkeypatch.setattr(onnx, "_exported", pytest.fail)
     assert export_onnx(trained, path, sample) == worst
     assert path.read_bytes() == before
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"another network")
     monkeypatch.setattr(onnx, "exported_from", lambda _: "another")
-    monkeypatch.setattr(onnx, "_exported", lambda *_: before + b"")
-    export_onnx(trained, path, sample)
-    assert path.read_bytes() == before
+    monkeypatch.setattr(onnx, "_exported", lambda *_: before)
+    export_onnx(trained, other, sample)
+    assert other.read_bytes() == before

@@ -34,15 +34,14 @@ def export_onnx(scorer: Scorer, path: Path, sample: Normalised) -> float:
     The network takes ``normalised`` (n, band, y, x) and gives ``logit`` (n,), for any n. Raises
     TrainingFailed where a logit differs by more than 1e-4: the file is then not written.
     """
-    if path.exists() and exported_from(path) == scorer.sha256:
-        data = path.read_bytes()
-    else:
-        data = _exported(scorer, sample)
+    kept = path.exists() and exported_from(path) == scorer.sha256
+    data = path.read_bytes() if kept else _exported(scorer, sample)
     worst = largest_difference(data, scorer.model, sample)
     if not worst <= TOLERANCE:  # NaN is no agreement
         problem = f"the exported network differs from the trained one by {worst:.2g} in a logit"
         raise TrainingFailed(str(path), problem, "report it with the backbone's name and PyTorch's version")
-    write_whole(path, data)
+    if not kept:
+        write_whole(path, data)
     return worst
 
 
