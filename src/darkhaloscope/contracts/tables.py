@@ -19,6 +19,8 @@ from darkhaloscope.contracts.random import stream
 
 KINDS = ("lrg", "disc", "contaminant", "lens")
 CATEGORIES = ("ring", "spiral", "merger", "spike")
+NEGATIVE_KINDS = ("HN0", "HN1", "HN2", "HN3", "HN4", "HN5")
+"""Hard negatives: HN0 is the brief's, see `injection.hard_negatives` for the others."""
 DOMAINS = ("real", "sim", "nature")
 SPLITS_NAMES = ("train", "select", "calib", "test")
 REJECTS = (
@@ -557,6 +559,27 @@ PAIRED_STAMPS = Table(
     ),
 )
 
+HARD_NEGATIVES = Table(
+    name="hard_negatives",
+    version=1,
+    doc="For each pair its arc's light where no lens puts it. Rows as in the dataset of pairs.",
+    key="task_id",
+    columns=(
+        Column("task_id", _S, "The pair's."),
+        Column("target_id", _S, "Survey object."),
+        Column("host_id", _S, "Galaxy."),
+        Column("host_domain", _S, "What the galaxy's pixels are.", one_of=DOMAINS),
+        Column("negative_kind", _S, "How the light was moved.", one_of=NEGATIVE_KINDS),
+        Column("x_center_pix", _F, "Target, column.", "pix"),
+        Column("y_center_pix", _F, "Target, row.", "pix"),
+        Column("theta_e_arcsec", _F, "Einstein radius of the arc.", "arcsec", nullable=True),
+        Column("arc_snr_mf", _F, "Matched-filter S/N of the moved light.", nullable=True),
+        Column("kappa_r5", _F, "Share of the moved light with r < 5 px.", nullable=True),
+        Column("reject", _S, "Why there are no pixels; null where there are.", nullable=True, one_of=REJECTS),
+        Column("stamp_npz", _B, "Control plus the moved light [nmgy].", nullable=True),
+    ),
+)
+
 PAIR_AUDIT = Table(
     name="pair_audit",
     version=1,
@@ -707,4 +730,15 @@ CONTAMINANTS = Table(
     ),
 )
 
-HOUSE_TABLES = (BRICKS, TARGETS, STAMPS, PAIRED_STAMPS, PAIR_AUDIT, SPLITS, SCORES, ANCHORS, CONTAMINANTS)
+HOUSE_TABLES = (
+    BRICKS,
+    TARGETS,
+    STAMPS,
+    PAIRED_STAMPS,
+    HARD_NEGATIVES,
+    PAIR_AUDIT,
+    SPLITS,
+    SCORES,
+    ANCHORS,
+    CONTAMINANTS,
+)

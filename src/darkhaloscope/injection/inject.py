@@ -6,7 +6,7 @@ row that cannot carry an arc keeps its place with a reject code and without pixe
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -241,7 +241,7 @@ def _open(row: Row, usability: Usability) -> tuple[Stamp, FloatArray] | str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class ReadyPair:
     """A task that will get its arc: everything known before light is rendered.
 
     control        what the arc is added to, as this pair's imaging recorded it
@@ -285,18 +285,26 @@ class Inject(Job):
 
     def run(self, batch: pa.Table) -> pa.Table:
         """One row for each draw of each host, in order."""
-        made: list[_Pair | dict[str, Any]] = []
+        rows = self.pairs_of(batch)
+        return PAIRED_STAMPS.conform(rows) if rows else PAIRED_STAMPS.schema.empty_table()
+
+    def pairs_of(self, batch: pa.Table) -> list[dict[str, Any]]:
+        """The rows of a batch's pairs, before they are made to fit a table."""
+        made: list[ReadyPair | dict[str, Any]] = []
         recipe_hash = fingerprint(self.recipe)
         for row in batch.to_pylist():
             if row["kind"] in self.kinds and row["arc_domain"] is None:
                 with naming(target_id=row["target_id"]):
                     made += self._host(row, recipe_hash)
-        lit = [pair for pair in made if isinstance(pair, _Pair)]
-        arcs = iter(RENDERER.render([arc_task(p.control, p.truth, p.psf) for p in lit]))
-        rows = [self._finished(pair, next(arcs)) if isinstance(pair, _Pair) else pair for pair in made]
-        return PAIRED_STAMPS.conform(rows) if rows else PAIRED_STAMPS.schema.empty_table()
+        lit = [pair for pair in made if isinstance(pair, ReadyPair)]
+        arcs = iter(self._arcs(lit))
+        return [self._finished(pair, next(arcs)) if isinstance(pair, ReadyPair) else pair for pair in made]
 
-    def _host(self, row: Row, recipe_hash: str) -> Iterator[_Pair | dict[str, Any]]:
+    def _arcs(self, lit: Sequence[ReadyPair]) -> Sequence[Arc]:
+        """The light of each pair: what a job changes that puts something else in an arc's place."""
+        return RENDERER.render([arc_task(p.control, p.truth, p.psf) for p in lit])
+
+    def _host(self, row: Row, recipe_hash: str) -> Iterator[ReadyPair | dict[str, Any]]:
         """The tasks of one host: ready for light, or finished rows with the code of why there is none."""
         opened = _open(row, self.usability)
         blank = self._blank(row) | {"recipe_hash": recipe_hash}
@@ -309,14 +317,14 @@ class Inject(Job):
             else:
                 yield replace(pair, row=blank | {"task_id": task} | pair.row)
 
-    def _task(self, row: Row, task: str, stamp: Stamp, gain: FloatArray, psf: Any) -> _Pair | str:
+    def _task(self, row: Row, task: str, stamp: Stamp, gain: FloatArray, psf: Any) -> ReadyPair | str:
         """Draw one task's arc and imaging; or the code of why there is none."""
         share = self.source_shares[row["group"]] if self.source_shares else (0.0, 1.0)
         truth = draw(Host.from_row(row), self.recipe, seed=self.seed, task=task, share=share)
         if isinstance(truth, str):
             return truth
         if self.recipe.imaging is None:
-            return _Pair(task, {}, stamp, row["stamp_npz"], gain, truth, Imaging.none(), psf)
+            return ReadyPair(task, {}, stamp, row["stamp_npz"], gain, truth, Imaging.none(), psf)
         imaging = draw_nuisances(
             self.recipe.imaging,
             seed=self.seed,
@@ -330,7 +338,7 @@ class Inject(Job):
             return control
         psf = _respond(arc_psf(stamp.psf, imaging), stamp, shift=imaging.shift_pix)
         blob, suffered = encode_planes("image", control.image), {"nuisances": imaging.flags or None}
-        return _Pair(task, suffered, control, blob, gain, truth, imaging, psf)
+        return ReadyPair(task, suffered, control, blob, gain, truth, imaging, psf)
 
     def _blank(self, row: Row) -> dict[str, Any]:
         """A row of PAIRED_STAMPS before anything is drawn."""
@@ -345,7 +353,7 @@ class Inject(Job):
             "weight": 0.0,
         }
 
-    def _finished(self, pair: _Pair, arc: Arc) -> dict[str, Any]:
+    def _finished(self, pair: ReadyPair, arc: Arc) -> dict[str, Any]:
         """The row of a pair whose arc has been rendered."""
         rng = stream(self.seed, "injection/photons", pair.task)
         done = add_arc(

@@ -21,7 +21,7 @@ are elementwise, sums run in the order of a stamp's own squares, transforms are 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -156,6 +156,15 @@ class ArcBatch:
         return int(self.x_center_pix.shape[0])
 
 
+Reshape = Callable[[int, Array], Array]
+"""Number of a task and its light on cells (layer, rows, columns), see `cell_of`, to other light on them."""
+
+
+def cell_of(position_pix: float) -> float:
+    """Where a pixel position lies on the cells that light is collected on, 0-based with integer centres."""
+    return CELLS_PER_PIXEL * (position_pix + 0.5 + MARGIN_PIX) + 0.5
+
+
 @dataclass(frozen=True)
 class Renderer:
     """Renders arcs in batches.
@@ -176,15 +185,27 @@ class Renderer:
     stamps_at_once: int = STAMPS_AT_ONCE
     tolerance: float = TOLERANCE
 
-    def render(self, tasks: Sequence[ArcTask]) -> list[Arc]:
-        """The arcs of tasks, in their order; stamps of all shapes and PSFs may be mixed."""
+    def render(self, tasks: Sequence[ArcTask], *, reshape: Reshape | None = None) -> list[Arc]:
+        """The arcs of tasks, in their order; stamps of all shapes and PSFs may be mixed.
+
+        reshape   what is done to a task's light before the PSF sees it; of the same total, or the flux that
+                  is told is no longer that of the image
+        """
         _keep_freed_memory()
         arcs: dict[int, Arc] = {}
         for members in _alike(tasks, self.stamps_at_once):
-            images, flux = self.run(self.batch([tasks[k] for k in members]))
+            batch = self.batch([tasks[k] for k in members])
+            light = self.collect(batch)
+            if reshape is not None:
+                light = self.xp.stack([reshape(k, seen) for k, seen in zip(members, light, strict=True)])
+            images, flux = self.observe(light, batch)
             for k, image, f in zip(members, _to_numpy(images), _to_numpy(flux), strict=True):
                 arcs[k] = Arc(image.astype(np.float64), f.astype(np.float64))
         return [arcs[k] for k in range(len(tasks))]
+
+    def light(self, task: ArcTask) -> Array:
+        """A task's light on cells, as `render` hands it to `reshape`."""
+        return self.collect(self.batch([task]))[0]
 
     def batch(self, tasks: Sequence[ArcTask]) -> ArcBatch:
         """Tasks that are alike (see `_alike`) as arrays."""
@@ -239,7 +260,10 @@ class Renderer:
 
     def run(self, batch: ArcBatch) -> tuple[Array, Array]:
         """Images (n, band, y, x) in single precision [nmgy/pix] and lensed fluxes (n, band) [nmgy]."""
-        light = self.collect(batch)
+        return self.observe(self.collect(batch), batch)
+
+    def observe(self, light: Array, batch: ArcBatch) -> tuple[Array, Array]:
+        """What `run` gives, of light on cells as `collect` lays it."""
         total = self.xp.sum(self.xp.astype(light, self.dtype), axis=(2, 3))
         images = self._observe(light, batch)
         if batch.layers > 1:
