@@ -575,6 +575,7 @@ HARD_NEGATIVES = Table(
         Column("theta_e_arcsec", _F, "Einstein radius of the arc.", "arcsec", nullable=True),
         Column("arc_snr_mf", _F, "Matched-filter S/N of the moved light.", nullable=True),
         Column("kappa_r5", _F, "Share of the moved light with r < 5 px.", nullable=True),
+        Column("likeness", _F, "Correlation of the moved light with the arc, as seen.", nullable=True),
         Column("reject", _S, "Why there are no pixels; null where there are.", nullable=True, one_of=REJECTS),
         Column("stamp_npz", _B, "Control plus the moved light [nmgy].", nullable=True),
     ),

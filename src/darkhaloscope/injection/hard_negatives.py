@@ -13,6 +13,9 @@ moved in the sky, on cells of half a pixel, and then seen by the same PSF, with 
 An image is a region of light above 5 % of the brightest cell. One that goes around the deflector by more than
 120 degrees is cut into pieces of about 90: a full ring turned about its own middle would still be a ring.
 Flux is kept, except for what a turn moves off the stamp.
+
+Images that the seeing hardly resolves are what they were after a turn: no negative at all. `likeness`, the
+correlation of the moved light with the arc as the PSF shows both, tells these rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -208,6 +211,19 @@ def _unlensed(task: ArcTask) -> tuple[Light, tuple[float, float]]:
     return RENDERER.light(replace(task, lens=plain)), at
 
 
+@dataclass(frozen=True, eq=False)
+class _Moved(Arc):
+    likeness: float | None
+
+
+def _likeness(moved: NDArray[np.float64], arc: NDArray[np.float64]) -> float | None:
+    """Correlation of two lights over all pixels and bands; None where one of them is empty."""
+    both = np.stack([moved.ravel(), arc.ravel()])
+    if not both.any(axis=1).all():
+        return None
+    return float(np.atleast_2d(np.corrcoef(both))[0, 1])
+
+
 class InjectHardNegatives(Inject):
     """One hard negative for each pair that `Inject` of the same settings makes: STAMPS to HARD_NEGATIVES.
 
@@ -217,7 +233,9 @@ class InjectHardNegatives(Inject):
     """
 
     writes: ClassVar[Table] = HARD_NEGATIVES
+    photons: ClassVar[str] = "hard/photons"
 
+    job: Literal["inject_hard_negatives"] = "inject_hard_negatives"  # type: ignore[assignment]
     negatives: tuple[Kind, ...] = SKY_KINDS
 
     def kind_of(self, task: str) -> str:
@@ -233,6 +251,10 @@ class InjectHardNegatives(Inject):
         kept = [{name: value for name, value in row.items() if name in names} for row in rows]
         return HARD_NEGATIVES.conform(kept) if kept else HARD_NEGATIVES.schema.empty_table()
 
+    def _finished(self, pair: ReadyPair, arc: Arc) -> dict[str, Any]:
+        row = super()._finished(pair, arc)
+        return row | {"likeness": arc.likeness} if isinstance(arc, _Moved) else row
+
     def _arcs(self, lit: Sequence[ReadyPair]) -> Sequence[Arc]:
         tasks = [arc_task(pair.control, pair.truth, pair.psf) for pair in lit]
 
@@ -241,4 +263,8 @@ class InjectHardNegatives(Inject):
             kind = self.kind_of(name)
             return reshaped(light, tasks[k], kind, stream(self.seed, f"hard/{kind}", name))
 
-        return RENDERER.render(tasks, reshape=reshape)
+        moved = RENDERER.render(tasks, reshape=reshape)
+        return [
+            _Moved(new.image, new.flux_nmgy, _likeness(new.image, arc.image))
+            for new, arc in zip(moved, RENDERER.render(tasks), strict=True)
+        ]

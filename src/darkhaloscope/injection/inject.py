@@ -283,6 +283,8 @@ class Inject(Job):
     usability: Usability = Usability()
     source_shares: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
+    photons: ClassVar[str] = "injection/photons"  # purpose of the stream that the arc's electrons come from
+
     def run(self, batch: pa.Table) -> pa.Table:
         """One row for each draw of each host, in order."""
         rows = self.pairs_of(batch)
@@ -355,7 +357,7 @@ class Inject(Job):
 
     def _finished(self, pair: ReadyPair, arc: Arc) -> dict[str, Any]:
         """The row of a pair whose arc has been rendered."""
-        rng = stream(self.seed, "injection/photons", pair.task)
+        rng = stream(self.seed, self.photons, pair.task)
         done = add_arc(
             pair.control, pair.truth, arc, pair.gain, rng, sham=self.sham, flux_scale=pair.imaging.flux_scale
         )
