@@ -20,6 +20,7 @@ from darkhaloscope.dataset.pairs import (
 )
 from darkhaloscope.dataset.pixels import Negatives, PairBlock, Pairs
 from darkhaloscope.dataset.sampling import PairSampling
+from darkhaloscope.stamps.measure import radius_map
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.stamps.stamp import encode_planes
 
@@ -48,13 +49,25 @@ def make_discs(n=4):
     return Negatives(tuple(f"d{i}" for i in range(n)), stamp, centre, centre.copy())
 
 
-def dataset(pairs, sampling=PLAIN, seed=42, negatives=None, preprocess=ASINH):
-    return PairDataset(pairs, sampling, preprocess, seed=seed, negatives=negatives)
+class Hard:
+    """Hard negatives in memory: as bright everywhere as no other stamp is; every third pair has none."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+        self.usable = np.arange(len(pairs.keys)) % 3 > 0
+
+    def take(self, rows):
+        assert self.usable[rows].all()
+        return self.pairs.take(rows).control + np.float32(1000)
 
 
-def by_key(pairs, sampling, *, epoch=0, batch_size=5, workers=0, seed=42, negatives=None):
+def dataset(pairs, sampling=PLAIN, seed=42, negatives=None, *, preprocess=ASINH, hard=None):
+    return PairDataset(pairs, sampling, preprocess, seed=seed, negatives=negatives, hard=hard)
+
+
+def by_key(pairs, sampling, *, epoch=0, batch_size=5, workers=0, seed=42, negatives=None, hard=None):
     """Rows of one epoch by key, as the loader gives them."""
-    rows = dataset(pairs, sampling, seed, negatives)
+    rows = dataset(pairs, sampling, seed, negatives, hard=hard)
     order = rows.order()
     order.set_epoch(epoch)
     loader = DataLoader(
@@ -127,6 +140,32 @@ def test_a_plain_pair_is_the_normalised_stamp_and_its_control():
     for i, key in enumerate(pairs.keys):
         assert np.array_equal(rows[key][0], ASINH.apply(b.stamp, b.x_center, b.y_center)[i])
         assert np.array_equal(rows[key][1], ASINH.apply(b.control, b.x_center, b.y_center)[i])
+
+
+def test_a_matched_core_shows_no_edge():
+    """The step across r = 5 px: the brief's fill has one in every galaxy, the matched one as the galaxy."""
+    pairs = make_pairs(n=30)
+    b = pairs.block
+    r = radius_map((SIZE, SIZE), b.x_center, b.y_center)
+    dropped = {
+        fill: by_key(pairs, PLAIN.model_copy(update={"core_dropout_prob": 1.0, "core_dropout_fill": fill}))
+        for fill in ("outer_median", "matched")
+    } | {"none": by_key(pairs, PLAIN)}
+
+    def step(rows, i):
+        seen = rows[pairs.keys[i]][1][1]
+        return seen[(r[i] >= 4) & (r[i] < 5)].mean() - seen[(r[i] >= 5) & (r[i] < 6)].mean()
+
+    found = {name: np.array([step(rows, i) for i in range(30)]) for name, rows in dropped.items()}
+    assert found["outer_median"].max() < -1.0
+    assert np.abs(found["matched"] - found["none"]).mean() < 0.25
+    core = r[0] < 4
+    first_control = {name: rows[pairs.keys[0]][1] for name, rows in dropped.items()}
+    noise = {name: np.diff(seen[1], axis=1)[core[:, 1:]].std() for name, seen in first_control.items()}
+    assert noise["outer_median"] == 0.0
+    assert noise["matched"] > 0.02
+    for seen in first_control.values():  # what lies beyond the core is left alone
+        assert np.array_equal(seen[:, r[0] >= 5], first_control["none"][:, r[0] >= 5])
 
 
 def negative_pixels(pairs, sampling, monkeypatch, **given):
@@ -230,18 +269,75 @@ ALTERNATIVES = {
     "hard_negative_ratio": 0.9,
     "core_dropout_prob": 1.0,
     "core_dropout_radius_pix": 8.0,
+    "core_dropout_fill": "matched",
+    "hard_negative_kinds": ("HN3",),
     "flips": False,
     "rotations": False,
+    "shift_pix": 0.5,
+    "added_noise": 1.0,
     "disc_share": 0.9,
 }
+ELSEWHERE = {"window_shards", "hard_negative_likeness"}  # which rows are read: test_stored
 
 
-@pytest.mark.parametrize("name", sorted({*PairSampling.model_fields} - {"window_shards"}))  # see test_stored
-def test_every_sampling_field_changes_the_rows(name):
+@pytest.mark.parametrize("name", sorted({*PairSampling.model_fields} - ELSEWHERE))
+def test_every_sampling_field_changes_the_rows(name, monkeypatch):
     pairs, discs = make_pairs(), make_discs()
+    hard = Hard(pairs)
     changed = PairSampling.model_validate({name: ALTERNATIVES[name]})
-    reference = by_key(pairs, PairSampling(), negatives=discs)
-    assert not same(reference, by_key(pairs, changed, negatives=discs))
+    if name == "hard_negative_kinds":  # no normalisation, which would hide how bright they are
+        monkeypatch.setattr(Preprocess, "apply", lambda _self, batch, *_: batch.copy())
+    reference = by_key(pairs, PairSampling(), negatives=discs, hard=hard)
+    assert not same(reference, by_key(pairs, changed, negatives=discs, hard=hard))
+
+
+def test_stored_hard_negatives_stand_where_there_are_any(monkeypatch):
+    pairs = make_pairs()
+    stored = PLAIN.model_copy(update={"hard_negative_ratio": 1.0, "hard_negative_kinds": ("HN1", "HN5")})
+    rows = negative_pixels(pairs, stored, monkeypatch, hard=Hard(pairs))
+    for i, key in enumerate(pairs.keys):
+        added = rows[key][1] - pairs.block.control[i]
+        assert np.allclose(added, 1000.0 if i % 3 else 0.0, atol=1e-3)
+    with pytest.raises(DataError, match="HN1, HN5 were not made"):
+        dataset(pairs, stored)
+    assert len(dataset(pairs, stored.model_copy(update={"hard_negative_ratio": 0.0}))) == 12
+
+
+def test_the_shuffle_is_drawn_as_often_as_each_other_kind(monkeypatch):
+    pairs = make_pairs(n=60)
+    mixed = PLAIN.model_copy(
+        update={"hard_negative_ratio": 1.0, "hard_negative_kinds": ("HN0", "HN1", "HN5")}
+    )
+    hard = Hard(pairs)
+    hard.usable[:] = True
+    rows = negative_pixels(pairs, mixed, monkeypatch, hard=hard)
+    share = np.mean([rows[key][1].min() > 500 for key in pairs.keys])
+    assert 0.45 < share < 0.85
+
+
+@pytest.mark.parametrize("changed", [{"shift_pix": 0.9}, {"added_noise": 2.0}])
+def test_what_is_done_to_one_member_is_done_to_the_other(changed, monkeypatch):
+    """Their difference is still the arc, moved with them: nothing new tells the label."""
+    pairs = make_pairs()
+    rows = negative_pixels(pairs, PLAIN.model_copy(update=changed), monkeypatch)
+    for i, key in enumerate(pairs.keys):
+        arc, found = pairs.block.stamp[i] - pairs.block.control[i], rows[key][0] - rows[key][1]
+        assert found.sum() == pytest.approx(arc.sum(), rel=0.02)
+        assert np.abs(found - arc).max() < 0.9 * arc.max()
+        assert not np.array_equal(rows[key][1], pairs.block.control[i])
+
+
+def test_added_noise_takes_the_same_share_of_signal_to_noise_from_every_band(monkeypatch):
+    pairs = make_pairs(n=40)
+    faint = np.array([1.0, 3.0, 10.0], np.float32)[:, None, None]
+    b = pairs.block
+    pairs = replace(pairs, block=PairBlock(b.stamp * faint, b.control * faint, b.x_center, b.y_center))
+    rows = negative_pixels(pairs, PLAIN.model_copy(update={"added_noise": 2.0}), monkeypatch)
+    added = np.stack([rows[key][1] - pairs.block.control[i] for i, key in enumerate(pairs.keys)])
+    level = added.std(axis=(2, 3))
+    assert np.allclose(level[:, 1:] / level[:, :1], [3.0, 10.0], rtol=0.2)
+    assert level[:, 0].max() > 1.5  # up to twice the background's own
+    assert level[:, 0].min() < 0.5
 
 
 def test_the_preprocess_is_used():

@@ -1,16 +1,20 @@
 """Every field of an experiment file changes something in what a run makes."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from benchmarks.independent_arcs import make as make_independent
 
 from darkhaloscope.contracts.config import canonical, parse
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.store import local_writer, write_rows
-from darkhaloscope.contracts.tables import STAMPS
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
 from darkhaloscope.dataset.splits import SplitConfig
 from darkhaloscope.pipeline.data import DataStages
 from darkhaloscope.pipeline.experiment import Experiment, Lookalikes, SurveyConfig, check_inputs
+from darkhaloscope.pipeline.modelling import ModelStages
 
 LOOKALIKES = {"bricks": 2, "ring": 1, "spiral": 1, "merger": 1, "spike": 1, "anchors": 1}
 SMALL = {
@@ -65,9 +69,11 @@ ELSEWHERE = {
     "name": "test_docs.py and the report's title",
     "about": "test_the_page_says_what_the_experiment_is_about",
     "protocol": "test_verify_finds_a_flipped_gate_direction",
+    "trusted_pairs": "below",
     "preprocess": "the checkpoint's card (tests/training)",
     "sampling": "the walk of PairSampling (tests/dataset/test_pairs.py)",
     "training": "the walk of TrainConfig (tests/training/test_train.py)",
+    "survey__distractors": "below",
     "survey__hosts": "below",
     "survey__known_lenses": "below",
     "survey__known_lenses_optional": "below",
@@ -126,3 +132,50 @@ def test_an_absent_known_lens_stops_the_run_unless_the_experiment_may_do_without
     check_inputs(lenient.experiment)
     assert lenient.absent_lenses == (names[1],)
     assert lenient.known_lenses.num_rows == 2
+
+
+def test_distractors_are_train_rows_in_cells_that_no_test_row_is_in(stages):
+    assert list(stages().plain_negatives) == ["sky"]
+    made = stages(survey__distractors={"bricks": 2, "ring": 3, "spiral": 0, "merger": 1, "spike": 0})
+    found, splits = made.plain_negatives["distractors"]
+    counts = Counter(row["category"] for row in rows(found, "category"))
+    assert counts == {"ring": 3, "merger": 1}
+    assert set(splits.read(["split"])["split"].to_pylist()) == {"train"}
+    cells = set(found.read(["group"])["group"].to_pylist())
+    assert all(made.plan[cell] == "train" for cell in cells)
+    assert not cells & set(made.lookalikes.read(["group"])["group"].to_pylist())
+    assert made.data_checks.named("split_group_overlap").passed
+
+
+def with_trusted(stages, place, **changed):
+    made = stages(**changed)
+    return ModelStages(made.experiment.model_copy(update={"trusted_pairs": str(place)}), made.out)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_trusted_pairs_are_of_the_run_s_recipe_and_of_other_hosts(stages, tmp_path):
+    plain = stages()
+    made = make_independent(plain.experiment, tmp_path / "trusted", hosts=3)
+    assert with_trusted(stages, made.where).trusted.fingerprint == made.fingerprint
+    marks = [
+        stage.gates_mark("sha")
+        for stage in (with_trusted(stages, made.where), ModelStages(plain.experiment, plain.out))
+    ]
+    assert marks[0] != marks[1]
+    with pytest.raises(DataError, match=r"shares \d+ hosts with the run"):
+        _ = with_trusted(stages, plain.pairs["sky"].where).trusted
+    with pytest.raises(DataError, match="arcs of another recipe"):
+        _ = with_trusted(stages, made.where, recipe__flux_mode="snr_targeted").trusted
+
+
+def test_trusted_pairs_are_opened_before_any_work(stages, tmp_path):
+    plain = stages().experiment
+    empty = write_rows(
+        local_writer(tmp_path / "e", PAIRED_STAMPS),
+        PAIRED_STAMPS.mock(0, seed=1),
+        shard_rows=4,
+        job={"job": "t"},
+    )
+    for place, said in ((tmp_path / "absent", "absent"), (empty.where, "holds no row")):
+        with pytest.raises(DataError, match=said):
+            check_inputs(plain.model_copy(update={"trusted_pairs": str(place)}))

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from darkhaloscope.contracts.tables import HARD_NEGATIVES
+from darkhaloscope.contracts.tables import HARD_NEGATIVES, SKY_KINDS
 from darkhaloscope.injection.hard_negatives import (
-    SKY_KINDS,
     InjectHardNegatives,
     Place,
     images_of,

@@ -7,7 +7,7 @@ Catalogue columns carry the Tractor's names, truth columns lenstronomy's.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,13 @@ from darkhaloscope.contracts.random import stream
 
 KINDS = ("lrg", "disc", "contaminant", "lens")
 CATEGORIES = ("ring", "spiral", "merger", "spike")
-NEGATIVE_KINDS = ("HN0", "HN1", "HN2", "HN3", "HN4", "HN5")
-"""Hard negatives: HN0 is the brief's, see `injection.hard_negatives` for the others."""
+SkyKind = Literal["HN1", "HN2", "HN3", "HN4", "HN5"]
+"""Hard negatives that are made of an arc's light before the PSF: `injection.hard_negatives`."""
+
+SKY_KINDS: tuple[SkyKind, ...] = get_args(SkyKind)
+NEGATIVE_KINDS = ("HN0", *SKY_KINDS)
+"""All hard negatives: HN0 is the brief's."""
+
 DOMAINS = ("real", "sim", "nature")
 SPLITS_NAMES = ("train", "select", "calib", "test")
 REJECTS = (

@@ -2,10 +2,11 @@
 
 Order of work for one pair, and why:
 
-1. The negative is chosen: the control; the control plus the azimuthally shuffled arc (HN0); or a disc galaxy.
-2. Both members are normalised. Normalising after core dropout would let the drop move the scale.
-3. Both members lose their core, or neither does: the drop carries no label.
-4. Both members are turned the same way.
+1. The negative is chosen: the control; the control plus the arc's light, moved (HN0 to HN5); or a disc.
+2. Both members are moved by the same part of a pixel and get the same noise, where that is asked for.
+3. Both members are normalised. Normalising after core dropout would let the drop move the scale.
+4. Both members lose their core, or neither does: the drop carries no label.
+5. Both members are turned the same way.
 
 Every choice is drawn from ``stream(seed, "train/<purpose>/<epoch>", key)``, so an epoch's rows depend on the
 seed, the epoch and the row's key alone: not on workers, batch size, row order or an interruption. An index
@@ -28,8 +29,9 @@ from torch.utils.data import Dataset, Sampler
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.dataset.pixels import PairBlock, PairSource, StampSource
-from darkhaloscope.dataset.sampling import PairSampling
+from darkhaloscope.dataset.augment import band_noise, matched_core, moved
+from darkhaloscope.dataset.pixels import HardSource, PairBlock, PairSource, StampSource
+from darkhaloscope.dataset.sampling import SHUFFLE, PairSampling
 from darkhaloscope.stamps.measure import azimuthal_shuffle, core_dropout, core_mask
 from darkhaloscope.stamps.preprocess import Preprocess
 
@@ -49,7 +51,8 @@ class PairDataset(Dataset[TrainingRows]):
     """Map-style dataset of training pairs, indexed by (epoch, row).
 
     ``dataset[(epoch, row)]`` is one pair (two rows: arc, then negative); `collate` joins B of them into 2B
-    rows. Raises DataError at construction when unpaired sampling has fewer than two hosts.
+    rows. Raises DataError at construction when unpaired sampling has fewer than two hosts, or when hard
+    negatives are asked for that were not made.
     """
 
     def __init__(
@@ -60,9 +63,15 @@ class PairDataset(Dataset[TrainingRows]):
         *,
         seed: int,
         negatives: StampSource | None = None,
+        hard: HardSource | None = None,
     ) -> None:
+        if sampling.stored_kinds and sampling.hard_negative_ratio and hard is None:
+            kinds = ", ".join(sampling.stored_kinds)
+            raise DataError(
+                "hard negatives", f"{kinds} were not made", "make them (dhs run does), or use HN0"
+            )
         self.pairs, self.sampling, self.preprocess = pairs, sampling, preprocess
-        self.seed, self.negatives = seed, negatives
+        self.seed, self.negatives, self.hard = seed, negatives, hard
         every = np.arange(len(pairs.keys))
         self.positive_rows, self.control_rows = (every, every) if sampling.paired else self._halves()
         self._shards = pairs.shard_of
@@ -95,6 +104,7 @@ class PairDataset(Dataset[TrainingRows]):
         stack = np.concatenate([positive.stamp, negative])
         x_center = np.concatenate([positive.x_center, x_neg])
         y_center = np.concatenate([positive.y_center, y_neg])
+        stack = self._disturbed(draws, stack, x_center, y_center)
         seen = self.preprocess.apply(stack, x_center, y_center)
         self._drop_cores(draws, seen, x_center, y_center)
         label = torch.tensor([1.0, 0.0])
@@ -105,7 +115,7 @@ class PairDataset(Dataset[TrainingRows]):
         self, draws: Sequence["_Draws"], positive: PairBlock, rows: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s = self.sampling
-        partner = positive
+        partner, picked = positive, list(rows)
         if not s.paired:
             pools = [self._partners(d.epoch, row) for d, row in zip(draws, rows, strict=True)]
             picked = [int(pool[d.pick(len(pool), "partner")]) for d, pool in zip(draws, pools, strict=True)]
@@ -115,8 +125,7 @@ class PairDataset(Dataset[TrainingRows]):
         for i, draw in enumerate(draws):
             use_disc, use_hard = draw.negative()
             if use_hard < s.hard_negative_ratio:
-                arc = partner.stamp[i] - partner.control[i]
-                negative[i] += azimuthal_shuffle(arc, draw.rng("shuffle"), x[i], y[i])
+                negative[i] = self._hardened(draw, partner, i, picked[i])
             elif self.negatives is not None and use_disc < s.disc_share:
                 # A disc of the partner's own domain: otherwise real pixels would be commoner among arcs
                 # than among negatives, and the camera would tell the label.
@@ -126,6 +135,39 @@ class PairDataset(Dataset[TrainingRows]):
                     found = self.negatives.take([int(discs[draw.pick(len(discs), "disc")])])
                     negative[i], x[i], y[i] = (part[0] for part in found)
         return negative, x, y
+
+    def _hardened(self, draw: "_Draws", pairs: PairBlock, i: int, row: int) -> np.ndarray:
+        """Control `i` of a block with its arc's light, moved; as it is where no such light was made."""
+        kinds = self.sampling.hard_negative_kinds
+        kind = kinds[draw.pick(len(kinds), "kind") if len(kinds) > 1 else 0]
+        control = pairs.control[i]
+        if kind == SHUFFLE:
+            arc = pairs.stamp[i] - control
+            moved_arc = azimuthal_shuffle(arc, draw.rng("shuffle"), pairs.x_center[i], pairs.y_center[i])
+            return np.asarray(control + moved_arc)
+        if self.hard is not None and self.hard.usable[row]:
+            return np.asarray(self.hard.take([row])[0])
+        return np.asarray(control)
+
+    def _disturbed(
+        self, draws: Sequence["_Draws"], stack: np.ndarray, x_center: np.ndarray, y_center: np.ndarray
+    ) -> np.ndarray:
+        """Both members moved alike (the centres too, in place), and with the same noise added."""
+        s, n = self.sampling, len(draws)
+        for i, draw in enumerate(draws if s.shift_pix or s.added_noise else ()):
+            both = [i, n + i]
+            if s.shift_pix:
+                dx, dy = draw.rng("shift").uniform(-s.shift_pix, s.shift_pix, 2)
+                stack[both] = moved(stack[both], dx, dy)
+                x_center[both] += dx
+                y_center[both] += dy
+            if s.added_noise:
+                rng = draw.rng("noise")
+                level = (
+                    s.added_noise * rng.random() * band_noise(stack[n + i], x_center[n + i], y_center[n + i])
+                )
+                stack[both] += (level * rng.standard_normal(stack.shape[1:])).astype(stack.dtype)
+        return stack
 
     def _partners(self, epoch: int, row: int) -> NDArray[np.intp]:
         """Controls of other hosts in the window of a pair; all of them where that holds none."""
@@ -169,6 +211,10 @@ class PairDataset(Dataset[TrainingRows]):
             return
         both = np.concatenate([drop, len(draws) + np.asarray(drop)])
         radius = self.sampling.core_dropout_radius_pix
+        if self.sampling.core_dropout_fill == "matched":
+            for k in both:
+                seen[k] = matched_core(seen[k], x_center[k], y_center[k], radius_pix=radius)
+            return
         seen[both] = core_dropout(seen[both], x_center[both], y_center[both], radius_pix=radius)
 
     def _turned(self, draw: "_Draws", members: np.ndarray) -> torch.Tensor:

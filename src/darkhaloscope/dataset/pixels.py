@@ -88,6 +88,19 @@ class StampSource(Protocol):
         ...
 
 
+class HardSource(Protocol):
+    """Hard negatives made beforehand, one for each row of a `PairSource` or none."""
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which pairs have one."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> Float32[np.ndarray, "n band y x"]:
+        """Pixels [nmgy] of the hard negatives of the given pairs, all of them usable, in that order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Pairs decoded once and held in memory (98 kB for a pair of 64 px stamps)."""

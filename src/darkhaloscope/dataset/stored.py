@@ -47,6 +47,19 @@ class _Rows:
     places: tuple[tuple[str, str], ...]
     """(dataset, shard) by shard number."""
 
+    def subset(self, at: NDArray[np.intp]) -> "_Rows":
+        """The given rows; shards keep their numbers."""
+        return _Rows(
+            tuple(self.keys[k] for k in at),
+            tuple(self.hosts[k] for k in at),
+            self.domain[at],
+            self.x_center[at],
+            self.y_center[at],
+            self.shard[at],
+            self.row[at],
+            self.places,
+        )
+
 
 class _Shards:
     """Columns of blobs, shard by shard, the last ones opened kept."""
@@ -211,6 +224,11 @@ class StoredPairs:
         return cls(rows, _Shards(pairs, rows, "task_id", columns, memory_mb=memory_mb, where=where))
 
     @property
+    def rows(self) -> _Rows:
+        """Where each pair lies."""
+        return self._rows
+
+    @property
     def keys(self) -> Sequence[str]:
         """task_id of each pair, unique."""
         return self._rows.keys
@@ -233,6 +251,54 @@ class StoredPairs:
             raise DataError("pairs", "hold no row to take")
         stamp, control = (self._shards.take(column, at) for column in ("stamp_npz", "ctrl_stamp_npz"))
         return PairBlock(stamp, control, r.x_center[at], r.y_center[at], r.domain[at])
+
+
+class StoredHard:
+    """Hard negatives of some pairs as a `HardSource`, read from shards that follow the pairs' row by row."""
+
+    def __init__(self, usable: NDArray[np.bool_], shards: _Shards | None) -> None:
+        self.usable, self._shards = usable, shards
+        self._place = np.cumsum(usable) - 1
+
+    @classmethod
+    def open(
+        cls,
+        pairs: StoredPairs,
+        hard: Mapping[str, Dataset],
+        *,
+        most_alike: float,
+        memory_mb: float = 0.0,
+        where: str = "hard negatives",
+    ) -> Self:
+        """The hard negatives of `pairs` (datasets of HARD_NEGATIVES by the same sources).
+
+        most_alike   light that is the arc's to at least this correlation is no negative
+
+        Raises DataError where the rows are not those of the pairs.
+        """
+        rows = pairs.rows
+        usable = np.zeros(len(rows.keys), bool)
+        for shard, (name, key) in enumerate(rows.places):
+            table = hard[name].read_shard(key, ("task_id", "likeness", "reject"))
+            here = np.flatnonzero(rows.shard == shard)
+            found = table.take(pa.array(rows.row[here]))
+            if found.column("task_id").to_pylist() != [rows.keys[k] for k in here]:
+                problem = f"shard {key} does not follow the pairs row by row"
+                raise DataError(hard[name].where, problem, "make the hard negatives again")
+            other = pc.fill_null(pc.less(found.column("likeness"), most_alike), fill_value=False)
+            kept = pc.and_(other, pc.is_null(found.column("reject")))
+            usable[here] = np.asarray(kept.to_numpy(), dtype=bool)
+        if not usable.any():
+            return cls(usable, None)
+        own = rows.subset(np.flatnonzero(usable))
+        return cls(usable, _Shards(hard, own, "task_id", ("stamp_npz",), memory_mb=memory_mb, where=where))
+
+    def take(self, rows: Sequence[int]) -> Planes:
+        """Pixels of the hard negatives of the given pairs, in that order."""
+        at = np.asarray(rows, dtype=np.intp)
+        if self._shards is None or not self.usable[at].all():
+            raise DataError("hard negatives", "were asked for where there are none", "look at `usable`")
+        return self._shards.take("stamp_npz", self._place[at])
 
 
 class StoredStamps:

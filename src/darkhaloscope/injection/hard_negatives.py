@@ -28,17 +28,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.contracts.tables import HARD_NEGATIVES, Table
+from darkhaloscope.contracts.tables import HARD_NEGATIVES, SKY_KINDS, SkyKind, Table
 from darkhaloscope.injection.inject import RENDERER, Inject, ReadyPair, arc_task
 from darkhaloscope.injection.render import Arc, ArcTask, cell_of
 
 Light = NDArray[np.float32]
 """(layer, cell rows, cell columns)."""
-
-Kind = Literal["HN1", "HN2", "HN3", "HN4", "HN5"]
-
-SKY_KINDS: tuple[Kind, ...] = ("HN1", "HN2", "HN3", "HN4", "HN5")
-"""Kinds that are made of an arc's light before the PSF."""
 
 _BRIGHT = 0.05  # share of the brightest cell that belongs to an image
 _FAINTEST = 0.02  # share of the light below which a region is not an image of its own
@@ -236,7 +231,7 @@ class InjectHardNegatives(Inject):
     photons: ClassVar[str] = "hard/photons"
 
     job: Literal["inject_hard_negatives"] = "inject_hard_negatives"  # type: ignore[assignment]
-    negatives: tuple[Kind, ...] = SKY_KINDS
+    negatives: tuple[SkyKind, ...] = SKY_KINDS
 
     def kind_of(self, task: str) -> str:
         """The kind that a task gets."""

@@ -19,7 +19,7 @@ from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.lock import check_lock
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
-from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS
+from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS, SkyKind
 from darkhaloscope.dataset.catalog_checks import check_counts, no_counts
 from darkhaloscope.dataset.pair_checks import VerifyPairs, pair_findings
 from darkhaloscope.dataset.split_checks import check_splits
@@ -33,6 +33,7 @@ from darkhaloscope.dataset.splits import (
     source_shares,
 )
 from darkhaloscope.injection.draw import settled
+from darkhaloscope.injection.hard_negatives import InjectHardNegatives
 from darkhaloscope.injection.inject import Inject, MakeAnchors
 from darkhaloscope.injection.recipe import RealShapes, Recipe
 from darkhaloscope.pipeline.experiment import Experiment, run_protocol_changes
@@ -46,7 +47,7 @@ from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
 from darkhaloscope.survey.sky import plan_bricks
 
-SKY, HOSTS = "sky", "hosts"
+SKY, HOSTS, DISTRACTORS = "sky", "hosts", "distractors"
 
 
 @dataclass
@@ -59,6 +60,8 @@ class DataStages:
         out/lookalikes, anchors   mock contaminants and mock anchors (arcs added in `anchors`)
         out/lenses                cutouts of known lenses
         out/pairs-NAME, sham-NAME injections and zero-flux injections into the source NAME (sky, hosts)
+        out/hard-NAME             hard negatives of the pairs, where training asks for them
+        out/distractors           contaminants that training sees, where the survey paints any
         out/splits-…              one for each dataset that is split
         out/audit-…               what the checks of the pixels found, one for each dataset of pairs
     """
@@ -185,6 +188,46 @@ class DataStages:
         return {name: self._inject(f"pairs-{name}", d, sham=False) for name, d in self.sources.items()}
 
     @cached_property
+    def hard_negatives(self) -> dict[str, Dataset]:
+        """Hard negatives of the pairs by source; none where training asks for none that are stored."""
+        e = self.experiment
+        kinds = e.sampling.stored_kinds
+        if not kinds or not e.sampling.hard_negative_ratio:
+            return {}
+        return {name: self.harden(f"hard-{name}", d, kinds) for name, d in self.sources.items()}
+
+    def harden(self, name: str, source: Dataset, kinds: Sequence[SkyKind]) -> Dataset:
+        """One hard negative of the given kinds for each pair of a source."""
+        e = self.experiment
+        job = InjectHardNegatives(
+            recipe=self.recipe,
+            seed=e.seed,
+            draws_per_host=e.draws_per_host,
+            source_shares=self._shares_by_group,
+            negatives=tuple(kinds),
+        )
+        return self.run_job(name, job, source)
+
+    @cached_property
+    def distractors(self) -> Dataset | None:
+        """Contaminants that training may use as negatives, in bricks of their own; or None."""
+        wanted = self.experiment.survey.distractors
+        contaminants = {name: getattr(wanted, name) for name in CATEGORIES}
+        if not sum(contaminants.values()):
+            return None
+        survey = self.experiment.survey
+        rows = plan_bricks(
+            self.experiment.seed,
+            wanted.bricks,
+            0,
+            priors=survey.priors,
+            contaminants=contaminants,
+            anchors=0,
+            first=survey.bricks + survey.lookalikes.bricks,
+        )
+        return self._paint("distractor-bricks", "distractors", rows)
+
+    @cached_property
     def shams(self) -> dict[str, Dataset]:
         """Zero-flux injections by source: what the pipeline itself leaves behind."""
         return {name: self._inject(f"sham-{name}", d, sham=True) for name, d in self.sources.items()}
@@ -198,6 +241,9 @@ class DataStages:
             if dataset is not None:
                 # Look-alikes and lenses are only ever tested on, so their cells train nothing.
                 reserved |= dict.fromkeys(group_counts(dataset.read(["group"])), "test")
+        if self.distractors is not None:
+            groups = group_counts(self.distractors.read(["group"]))
+            reserved |= {group: "train" for group in groups if group not in reserved}
         return plan_splits(strata, self.experiment.splits, reserved)
 
     @cached_property
@@ -215,6 +261,16 @@ class DataStages:
         job = AssignTargetSplits(plan=self.plan, guard=guard_band(self.plan))
         return {name: self.run_job(f"splits-{name}", job, d, workers=1) for name, d in self.sources.items()}
 
+    @cached_property
+    def plain_negatives(self) -> dict[str, tuple[Dataset, Dataset]]:
+        """Stamps without an arc that may stand in for a control, with their splits, by name."""
+        found = {name: (d, self.target_splits[name]) for name, d in self.sources.items()}
+        if self.distractors is not None:
+            job = AssignTargetSplits(plan=self.plan, guard=guard_band(self.plan))
+            splits = self.run_job(f"splits-{DISTRACTORS}", job, self.distractors, workers=1)
+            found[DISTRACTORS] = (self.distractors, splits)
+        return found
+
     def _audits(self, datasets: Mapping[str, Dataset], stem: str, *, sham: bool) -> dict[str, pa.Table]:
         """What one pass over all pixels found, row by row; a dataset that has changed is audited anew."""
         job = VerifyPairs(sham=sham, size=self.experiment.survey.size)
@@ -230,9 +286,10 @@ class DataStages:
             {name: pair_findings([rows]) for name, rows in audits.items()}
             | {f"{name}, no flux": pair_findings([rows], sham=True) for name, rows in shams.items()}
         )
+        negatives, splits = zip(*self.plain_negatives.values(), strict=True)
         return findings + check_splits(
-            [*self.pair_splits.values(), *self.target_splits.values()],
-            data=[*self.pairs.values(), *self.sources.values()],
+            [*self.pair_splits.values(), *splits],
+            data=[*self.pairs.values(), *negatives],
             audits=list(audits.values()),
             fractions=self.experiment.splits.fractions,
         )

@@ -12,7 +12,7 @@ from darkhaloscope.contracts.errors import ConfigError, DataError, ProtocolChang
 from darkhaloscope.contracts.lock import differences, plain, refuse_changed
 from darkhaloscope.contracts.protocol import Protocol, load_protocol
 from darkhaloscope.contracts.store import open_dataset, write_whole
-from darkhaloscope.contracts.tables import STAMPS
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.dataset.splits import SplitConfig
 from darkhaloscope.injection.recipe import Recipe
@@ -38,6 +38,20 @@ class Lookalikes(Frozen):
     anchors: int = Field(default=MOCK_ANCHORS, ge=0)
 
 
+class Distractors(Frozen):
+    """Mock contaminants by class that training may use as negatives, in bricks of their own; none by default.
+
+    The test set holds others of the same kinds: its figures for them are then those of a network that has
+    seen the like.
+    """
+
+    bricks: int = Field(default=20, ge=1)
+    ring: int = Field(default=0, ge=0)
+    spiral: int = Field(default=0, ge=0)
+    merger: int = Field(default=0, ge=0)
+    spike: int = Field(default=0, ge=0)
+
+
 class SurveyConfig(Frozen):
     """Where galaxies come from: a synthetic sky, real cutouts, or both.
 
@@ -54,6 +68,7 @@ class SurveyConfig(Frozen):
     size: int = Field(default=64, ge=64)
     priors: SkyPriors = SkyPriors()
     lookalikes: Lookalikes = Lookalikes()
+    distractors: Distractors = Distractors()
     hosts: str | None = None
     known_lenses: tuple[str, ...] = ()
     known_lenses_optional: bool = False
@@ -61,7 +76,11 @@ class SurveyConfig(Frozen):
 
 
 class Experiment(Frozen):
-    """Everything that decides a run's numbers; its fingerprint names them."""
+    """Everything that decides a run's numbers; its fingerprint names them.
+
+    trusted_pairs   a dataset of pairs whose arcs another renderer made, with this recipe and in other hosts:
+                    two gates compare with them and are open without (`python -m benchmarks.independent_arcs`)
+    """
 
     unfingerprinted: ClassVar[frozenset[str]] = frozenset({"about"})
 
@@ -70,6 +89,7 @@ class Experiment(Frozen):
     seed: int = 42
     protocol: str = "evaluation_protocol.yaml"
     draws_per_host: int = Field(default=1, ge=1)
+    trusted_pairs: str | None = None
     survey: SurveyConfig = SurveyConfig()
     recipe: Recipe = Recipe()
     splits: SplitConfig = SplitConfig()
@@ -99,6 +119,10 @@ def check_inputs(experiment: Experiment) -> None:
             raise DataError(
                 survey.hosts, "holds no possible deflector", "harvest the cutouts with --kind lrg"
             )
+    if experiment.trusted_pairs is not None:
+        trusted = open_dataset(experiment.trusted_pairs).expect(PAIRED_STAMPS)
+        if not trusted.num_rows:
+            raise DataError(experiment.trusted_pairs, "holds no row", "give pairs, or leave it out")
     for name in () if survey.known_lenses_optional else survey.known_lenses:
         if not Path(name).is_file():
             raise DataError(name, "there is no such file", "or set survey.known_lenses_optional=true")

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
-from darkhaloscope.contracts.errors import DataChecksFailed
+from darkhaloscope.contracts.errors import DataChecksFailed, DataError
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.contracts.store import Dataset
+from darkhaloscope.contracts.store import Dataset, open_dataset
+from darkhaloscope.contracts.tables import PAIRED_STAMPS
 from darkhaloscope.evaluation.samples import negatives
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.leakage import leakage_findings
@@ -34,6 +35,9 @@ ONNX_STAMPS = 64
 RELIANCE_PAIRS = 4000
 """Test pairs whose counterfactuals the model is asked about."""
 
+NEGATIVES = ("disc", "contaminant")
+"""Kinds of stamps without an arc that may stand in for a control in training."""
+
 _GATE_COLUMNS = (
     "task_id", "host_id", "stamp_npz", "ctrl_stamp_npz", "arc_npz", "invvar_npz", "x_center_pix",
     "y_center_pix", "kappa_r5", "kappa_box", "theta_e_arcsec", "arc_snr_mf", "reject",
@@ -47,26 +51,32 @@ class ModelStages(DataStages):
     @cached_property
     def trained(self) -> Any:
         """The trained checkpoint with its history (`training.train.TrainResult`)."""
-        from darkhaloscope.dataset.stored import StoredStamps
+        from darkhaloscope.dataset.stored import StoredHard, StoredStamps
         from darkhaloscope.training.train import train
 
         self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
+        memory, pairs = e.training.memory_mb, self._stored("train")
+        hard = None
+        if self.hard_negatives:
+            alike = e.sampling.hard_negative_likeness
+            hard = StoredHard.open(pairs, self.hard_negatives, most_alike=alike, memory_mb=memory)
+        stamps = {name: found for name, (found, _) in self.plain_negatives.items()}
+        splits = {name: split for name, (_, split) in self.plain_negatives.items()}
         return train(
             e.training,
             sampling=e.sampling,
             preprocess=e.preprocess,
-            train_pairs=self._stored("train"),
+            train_pairs=pairs,
             select_pairs=self._stored("select"),
             negatives=StoredStamps.open(
-                self.sources,
-                self.target_splits,
-                "train",
-                memory_mb=e.training.memory_mb,
-                where="train discs",
+                stamps, splits, "train", kinds=NEGATIVES, memory_mb=memory, where="train negatives"
             ),
+            hard=hard,
             out_dir=self.out / "training",
-            fingerprints=self._fingerprints(pairs=self.pairs, splits=self.pair_splits, stamps=self.sources),
+            fingerprints=self._fingerprints(
+                pairs=self.pairs, splits=self.pair_splits, stamps=stamps, hard=self.hard_negatives
+            ),
         )
 
     def _stored(self, split: str) -> Any:
@@ -142,7 +152,27 @@ class ModelStages(DataStages):
     def gates_mark(self, checkpoint_sha256: str) -> str:
         """Fingerprint of what the gates are made from: data, protocol, checkpoint, seed."""
         inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
-        return fingerprint([inputs, self.protocol, checkpoint_sha256, self.experiment.seed])
+        trusted = None if self.trusted is None else self.trusted.fingerprint
+        return fingerprint([inputs, self.protocol, checkpoint_sha256, self.experiment.seed, trusted])
+
+    @cached_property
+    def trusted(self) -> Dataset | None:
+        """Pairs by an independent renderer; DataError if they are of another recipe or share a host."""
+        place = self.experiment.trusted_pairs
+        if place is None:
+            return None
+        found = open_dataset(place).expect(PAIRED_STAMPS)
+        recipes = set(found.read(["recipe_hash"]).column("recipe_hash").to_pylist())
+        if recipes != {fingerprint(self.recipe)}:
+            problem = "holds arcs of another recipe than the run's: a difference would be the populations'"
+            raise DataError(place, problem, "make them with this experiment's file and overrides")
+        hosts = set(found.read(["host_id"]).column("host_id").to_pylist())
+        for dataset in self.sources.values():
+            shared = sorted(hosts & set(dataset.read(["host_id"]).column("host_id").to_pylist()))
+            if shared:
+                problem = f"shares {len(shared)} hosts with the run, for instance {shared[0]}"
+                raise DataError(place, problem, "put them into galaxies of their own")
+        return found
 
     @cached_property
     def gates(self) -> Findings:
@@ -161,7 +191,8 @@ class ModelStages(DataStages):
         seed = self.experiment.seed
         pairs = self._sampled(tuple(self.pairs.values()), LEAKAGE_PAIRS, "pairs")
         sham = self._sampled(tuple(self.shams.values()), SHAM_PAIRS, "sham")
-        return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham)
+        trusted = None if self.trusted is None else self._sampled((self.trusted,), LEAKAGE_PAIRS, "trusted")
+        return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham, trusted=trusted)
 
     @cached_property
     def test_pairs(self) -> PairArrays:

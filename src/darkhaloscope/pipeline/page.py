@@ -209,6 +209,9 @@ def _manifests(run: Results) -> tuple[ManifestEntry, ...]:
     named += [(f"zero-flux injections into the {what[name]}", d) for name, d in run.shams.items()]
     named += [(f"splits of the pairs of the {what[name]}", d) for name, d in run.pair_splits.items()]
     named += [(f"splits of the {what[name]}", d) for name, d in run.target_splits.items()]
+    named += [(f"hard negatives of the {what[name]}", d) for name, d in run.hard_negatives.items()]
+    if run.distractors is not None:
+        named.append(("contaminants that training saw", run.distractors))
     if run.lookalikes is not None:
         named.append(("mock contaminants and mock anchors", run.lookalikes))
     if run.known_lenses is not None:
@@ -225,9 +228,11 @@ def _limits(run: Results) -> tuple[str, ...]:
         f"The pairs shown are drawn from those with matched-filter S/N of at least {GALLERY_LEAST_SNR:g}.",
         "Sources are Sérsic galaxies, a tenth of them disc and bulge, from priors: not real galaxies.",
     ]
-    limits.append(
-        "No run is a GO yet: two gates need arcs by an independent renderer, one a locked protocol."
-    )
+    if run.experiment.trusted_pairs is None:
+        limits.append(
+            "Two gates compare with arcs by an independent renderer; none were named (trusted_pairs), so "
+            "this run cannot be a GO."
+        )
     limits += [f"The known lens {name} was not there and was not scored." for name in run.absent_lenses]
     if HOSTS in run.sources:
         assumed = run.sources[HOSTS].read(["psf_source"]).column("psf_source").to_pylist().count("assumed")

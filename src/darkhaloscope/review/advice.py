@@ -386,8 +386,8 @@ ADVICE: Mapping[str, Advice] = {
 
 
 _INDEPENDENT = (
-    "No verb makes these arcs yet: hand arcs by an independent renderer, in hosts of their own, to\n"
-    "darkhaloscope.gates.leakage.leakage_findings(…, trusted=…)"
+    "python -m benchmarks.independent_arcs --config EXPERIMENT --out trusted   # in a clone\n"
+    "dhs run EXPERIMENT --set trusted_pairs=trusted --out NEW_FOLDER"
 )
 OPEN_FIXES: Mapping[str, str] = {
     "protocol_locked": "dhs protocol lock PROTOCOL",

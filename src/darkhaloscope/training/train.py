@@ -35,7 +35,7 @@ from darkhaloscope.dataset.pairs import (
     collate,
     first,
 )
-from darkhaloscope.dataset.pixels import PairSource, StampSource
+from darkhaloscope.dataset.pixels import HardSource, PairSource, StampSource
 from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.stamps.measure import CORE_RADIUS_PIX
 from darkhaloscope.stamps.preprocess import Preprocess
@@ -79,12 +79,14 @@ def train(
     out_dir: Path,
     fingerprints: Mapping[str, str],
     negatives: StampSource | None = None,
+    hard: HardSource | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Train a classifier, or continue the training that `out_dir` holds; write ``checkpoint.pt`` there.
 
     train_pairs, select_pairs   disjoint in hosts; select decides the best epoch and when to stop
-    negatives                   disc galaxies of the train split, if any
+    negatives                   disc galaxies and contaminants of the train split, if any
+    hard                        hard negatives of the train pairs, where `sampling` asks for stored kinds
     fingerprints                of the datasets read; they are stored in the checkpoint, and a change of any
                                 of them, or of a configuration, makes it another run
     progress                    draw a progress bar
@@ -98,7 +100,9 @@ def train(
     curves = Curves.read(out_dir / f"{LAST}.ckpt", run)
     shape = _shape(train_pairs)
     if not curves.finished(epochs=config.epochs, patience=config.patience):
-        rows = PairDataset(train_pairs, sampling, preprocess, seed=config.seed, negatives=negatives)
+        rows = PairDataset(
+            train_pairs, sampling, preprocess, seed=config.seed, negatives=negatives, hard=hard
+        )
         views = ViewDataset(select_pairs, preprocess, radius_pix=CORE_RADIUS_PIX)
         loaders = _loaders(config, rows, views, curves)
         module = Training(config, curves, bands=shape[0], steps=len(loaders[0]))
