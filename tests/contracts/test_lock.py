@@ -22,7 +22,7 @@ from darkhaloscope.contracts.lock import (
 from darkhaloscope.contracts.protocol import load_protocol
 
 SHIPPED = find_config("evaluation_protocol.yaml")
-LOCKED_FINGERPRINT = "b8ddedbc3bff6548"
+LOCKED_FINGERPRINT = "4d0d43f8d96442bc"
 """Of the protocol that comes with the package. To change it: raise `version` in the file, then
 `dhs protocol lock --reason …`, and put the new fingerprint here."""
 
@@ -85,15 +85,15 @@ def test_a_changed_protocol_is_locked_again_only_with_another_version_and_a_reas
     changed(own, "core_swap.fpr", 0.01)
     with pytest.raises(ConfigError, match="another version"):
         lock_protocol(own, user="a", reason="because")
-    changed(own, "version", "1.2")
+    changed(own, "version", "2.1")
     with pytest.raises(ConfigError, match=r"core_swap\.fpr"):
         lock_protocol(own, user="a")
     lock, new = lock_protocol(own, user="b", reason="ten thousand negatives were not to be had")
     assert new
-    assert [(k.version, k.user) for k in read_locks(own)] == [("1.1", "a"), ("1.2", "b")]
+    assert [(k.version, k.user) for k in read_locks(own)] == [("2.0", "a"), ("2.1", "b")]
     assert lock.reason.startswith("ten thousand")
     changed(own, "core_swap.fpr", 0.001)
-    changed(own, "version", "1.1")
+    changed(own, "version", "2.0")
     with pytest.raises(ConfigError, match="another version"):  # nor back to a version that was locked before
         lock_protocol(own, user="a", reason="back")
 

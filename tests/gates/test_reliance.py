@@ -3,7 +3,7 @@ import pytest
 
 from darkhaloscope.contracts.checks import Status
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
-from darkhaloscope.gates.core_swap import core_window
+from darkhaloscope.gates.core_swap import _round_source_taken_out, core_window
 from darkhaloscope.gates.detection import operating_point
 from darkhaloscope.gates.reliance import reliance_findings, ring_on_anything, shuffled_negatives
 from darkhaloscope.stamps.measure import radius_map
@@ -117,6 +117,42 @@ def test_an_edge_detector_is_caught_by_the_placebo(arcs, protocol, negatives):
     edge = Toy(arcs, 5.0, 7.0, noise=0.001)
     found = reliance_findings(arcs, edge, protocol=_with_fewer(protocol, 20), seed=1, negatives=negatives)
     assert found.named("core_swap_placebo_excess").status is Status.FAIL
+
+
+def test_where_the_arc_leaves_the_core_alone_only_chance_is_expected(arcs, protocol, negatives):
+    """At FPR .01 chance is half the bound; a detector that fires on a trace of light there is not chance."""
+    name, eased = "core_swap_sufficiency_low_overlap", _with_fewer(protocol, 20)
+    stratum = (arcs.kappa < 0.10) & (arcs.arc_snr_mf_core < 3.0)
+    assert 20 < stratum.sum() < (arcs.kappa < 0.10).sum() + 1
+
+    def one_in_a_hundred(stamps, x_center, y_center, /, *, core_masked=False):
+        return (np.modf(1e4 * x_center)[0] < 0.01) + np.zeros(len(stamps))
+
+    chance = reliance_findings(arcs, one_in_a_hundred, protocol=eased, seed=1, negatives=negatives).named(
+        name
+    )
+    assert chance.n == stratum.sum()
+    assert chance.value == pytest.approx(0.0, abs=0.03)
+    eager = Toy(arcs, 0.0, 5.0)
+    found = reliance_findings(arcs, eager, protocol=eased, seed=1, negatives=negatives / 1e3).named(name)
+    assert found.status is Status.FAIL
+    assert found.value > 0.5
+
+
+def test_the_placebo_is_as_wide_as_a_source_is_seen_and_leaves_no_ring(arcs, protocol):
+    """A Gaussian as wide as the core would leave more light outside than the arc has inside."""
+    light = (arcs.stamps - arcs.controls)[:, 1]
+    inside = radius_map(light.shape, arcs.x_center, arcs.y_center) < 5.0
+    core_flux = (light * inside).sum(axis=(1, 2))
+
+    def left(sigma):
+        swap = protocol.core_swap.model_copy(update={"placebo_sigma_pix": sigma})
+        cut = _round_source_taken_out(arcs, protocol.model_copy(update={"core_swap": swap})) - arcs.controls
+        return (cut[:, 1].sum(axis=(1, 2)) / core_flux)[core_flux > 0]
+
+    assert protocol.core_swap.placebo_sigma_pix == 2.2
+    assert np.median(left(2.2)) < 0.15
+    assert np.median(left(5.0)) > 1.2
 
 
 def test_the_swapped_pair_adds_up_to_the_arc(arcs, protocol):

@@ -51,6 +51,7 @@ V2: Mapping[str, Bound] = {
     "core_swap_sufficiency": below(0.05),
     "core_swap_sufficiency_low_overlap": below(0.02),
     "core_swap_placebo_excess": below(0.02),
+    "bright_arc_monotonicity": above(0.01),
 }
 """The gates that decide."""
 
@@ -59,6 +60,7 @@ _BY_INTERVAL = frozenset(V2) - {
     "core_lr_auc_unpaired",
     "control_identity",
     "core_swap_placebo_excess",
+    "bright_arc_monotonicity",
 }
 _LEAST_ROWS: Mapping[str, int] = {
     "core_lr_auc_grouped": 300,
@@ -71,6 +73,7 @@ _LEAST_ROWS: Mapping[str, int] = {
     "core_swap_sufficiency": 600,
     "core_swap_sufficiency_low_overlap": 600,
     "core_swap_placebo_excess": 600,
+    "bright_arc_monotonicity": 600,
 }
 _METRICS = (
     "auroc_synth",
@@ -166,13 +169,26 @@ class OperatingPoints(Frozen):
 
 
 class CoreSwap(Frozen):
-    """The core-swap counterfactual: window, and the false-positive rate of its threshold."""
+    """The core-swap counterfactual: window, placebo, and the false-positive rate of its threshold.
+
+    placebo_sigma_pix   standard deviation of the unlensed source that is cut as the arc is
+    low_overlap_snr     matched-filter S/N that an arc may have in the core where the core must find nothing
+    """
 
     radius_pix: float = Field(gt=0)
     softness_pix: float = Field(gt=0)
     fpr: float = Field(gt=0, lt=1)
     fpr_negatives: int = Field(ge=1)
     fpr_fallback: float = Field(gt=0, lt=1)
+    placebo_sigma_pix: float = Field(default=2.2, gt=0)
+    low_overlap_snr: float = Field(default=3.0, gt=0)
+
+
+class Monotonicity(Frozen):
+    """Test that recall does not fall with the arc's S/N: bins of equal numbers, replicates of the null."""
+
+    bins: int = Field(default=8, ge=3)
+    replicates: int = Field(default=2000, ge=200)
 
 
 class AnchorRecall(Frozen):
@@ -286,6 +302,7 @@ class Protocol(Frozen):
     leakage_probe: LeakageProbe
     operating_points: OperatingPoints
     core_swap: CoreSwap
+    monotonicity: Monotonicity = Monotonicity()
     anchor_recall: AnchorRecall
     contaminants: Contaminants
     precision_at_recall: PrecisionAtRecall
@@ -458,6 +475,8 @@ def _changed_minima(protocol: Protocol) -> list[str]:
     exact = {
         "statistics.confidence": (statistics.confidence, 0.95),
         "precision_at_recall.recall": (protocol.precision_at_recall.recall, 0.9),
+        "core_swap.placebo_sigma_pix": (protocol.core_swap.placebo_sigma_pix, 2.2),
+        "core_swap.low_overlap_snr": (protocol.core_swap.low_overlap_snr, 3.0),
         **{
             f"strata.{name}.edges": (protocol.strata[name].edges, e)
             for name, e in _EDGES.items()

@@ -15,6 +15,8 @@ from darkhaloscope.contracts.random import stream
 from darkhaloscope.gates.arrays import PairArrays, PerPair, StampBatch
 from darkhaloscope.gates.core_swap import CORE_SWAP_GATES, core_swap_findings, theta_e_bins
 from darkhaloscope.gates.detection import Maker, OperatingPoint, Predict, both_ends, detected, operating_point
+from darkhaloscope.gates.monotonicity import NAME as MONOTONICITY
+from darkhaloscope.gates.monotonicity import monotonicity_finding
 from darkhaloscope.stamps.measure import azimuthal_shuffle, radius_map
 from darkhaloscope.stats import auroc, auroc_estimate, clustered_binomial
 
@@ -30,7 +32,7 @@ def reliance_findings(
     seed: int,
     negatives: Float[np.ndarray, "row"] | None = None,
 ) -> Findings:
-    """core_masked_drop and hardneg_auroc (v1), and the core-swap gates (v2).
+    """core_masked_drop and hardneg_auroc (v1), the core-swap gates and bright_arc_monotonicity (v2).
 
     negatives   scores of clean stamps without an arc that set the threshold; the pairs' own controls if None
 
@@ -40,7 +42,7 @@ def reliance_findings(
     if not (pairs.stamps != pairs.controls).any():
         return Findings(
             protocol.measure(name, None, n=len(pairs), detail="no pair holds an arc: nothing to detect")
-            for name in ("core_masked_drop", "hardneg_auroc", *CORE_SWAP_GATES)
+            for name in ("core_masked_drop", "hardneg_auroc", *CORE_SWAP_GATES, MONOTONICITY)
         )
     full = predict(pairs.stamps, pairs.x_center, pairs.y_center)
     control = predict(pairs.controls, pairs.x_center, pairs.y_center)
@@ -50,6 +52,7 @@ def reliance_findings(
             _masked_drop(pairs, predict, full, control, protocol),
             _hard_negatives(pairs, predict, full, protocol, seed),
             *core_swap_findings(pairs, predict, full, point, protocol=protocol, seed=seed),
+            monotonicity_finding(pairs, full, point, protocol=protocol, seed=seed),
         )
     )
 

@@ -194,19 +194,18 @@ class DataStages:
         kinds = e.sampling.stored_kinds
         if not kinds or not e.sampling.hard_negative_ratio:
             return {}
-        return {name: self.harden(f"hard-{name}", d, kinds) for name, d in self.sources.items()}
+        job = self.hardening(kinds)
+        return {name: self.run_job(f"hard-{name}", job, d) for name, d in self.sources.items()}
 
-    def harden(self, name: str, source: Dataset, kinds: Sequence[SkyKind]) -> Dataset:
-        """One hard negative of the given kinds for each pair of a source."""
-        e = self.experiment
-        job = InjectHardNegatives(
+    def hardening(self, kinds: Sequence[SkyKind]) -> InjectHardNegatives:
+        """What makes one hard negative of the given kinds for each pair of a source."""
+        return InjectHardNegatives(
             recipe=self.recipe,
-            seed=e.seed,
-            draws_per_host=e.draws_per_host,
+            seed=self.experiment.seed,
+            draws_per_host=self.experiment.draws_per_host,
             source_shares=self._shares_by_group,
             negatives=tuple(kinds),
         )
-        return self.run_job(name, job, source)
 
     @cached_property
     def distractors(self) -> Dataset | None:

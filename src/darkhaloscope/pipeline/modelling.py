@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.errors import DataChecksFailed, DataError
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset, open_dataset
-from darkhaloscope.contracts.tables import PAIRED_STAMPS
+from darkhaloscope.contracts.tables import PAIRED_STAMPS, SKY_KINDS
 from darkhaloscope.evaluation.samples import negatives
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.leakage import leakage_findings
-from darkhaloscope.gates.reliance import reliance_findings
+from darkhaloscope.gates.reliance import reliance_findings, shuffled_negatives
 from darkhaloscope.pipeline.data import DataStages, save_json
+from darkhaloscope.stamps.stamp import decode_planes
 
 LEAKAGE_PAIRS = 4000
 """Pairs that the probes of the data see: enough for every gate that a single renderer can decide."""
@@ -199,6 +201,35 @@ class ModelStages(DataStages):
         """Test pairs that the model's counterfactuals are made of."""
         rows = _keyed_sample(self.rows("test", _GATE_COLUMNS), RELIANCE_PAIRS, self.experiment.seed)
         return PairArrays.read(rows, where="test pairs")
+
+    @cached_property
+    def hard_test(self) -> dict[str, tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Hard negatives of `test_pairs` by kind: rows that have one, and its stamps.
+
+        HN0 of every pair; of the kinds made before the PSF one for each pair, left out where the light is
+        still the arc's.
+        """
+        pairs = self.test_pairs
+        place = {str(key): i for i, key in enumerate(pairs.keys)}
+        targets = pa.array(sorted({key.rpartition("#")[0] for key in place}))
+        job = self.hardening(SKY_KINDS)
+        most_alike = self.experiment.sampling.hard_negative_likeness
+        found: dict[str, list[tuple[int, NDArray[np.float32]]]] = {kind: [] for kind in SKY_KINDS}
+        for dataset in self.sources.values():
+            for shard in dataset.keys:
+                rows = dataset.read_shard(shard, job.columns)
+                rows = rows.filter(pc.is_in(rows.column("target_id"), value_set=targets))
+                for row in job.run(rows).to_pylist() if rows.num_rows else ():
+                    alike = row["likeness"] is None or row["likeness"] >= most_alike
+                    if row["reject"] is None and not alike and row["task_id"] in place:
+                        stamp = decode_planes(row["stamp_npz"], where=row["task_id"])
+                        found[row["negative_kind"]].append((place[row["task_id"]], stamp))
+        shuffled = shuffled_negatives(pairs, seed=self.experiment.seed)
+        return {"HN0": (np.arange(len(pairs)), shuffled)} | {
+            kind: (np.array([at for at, _ in rows], dtype=np.intp), np.stack([stamp for _, stamp in rows]))
+            for kind, rows in found.items()
+            if rows
+        }
 
     def _reliance(self) -> Findings:
         calibration = negatives(self.split_scores("calib")).score

@@ -1,5 +1,6 @@
 """From scores to a verdict: measure the test split, decide by the gates, give the report its content."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,9 @@ from darkhaloscope.evaluation.metrics import (
 from darkhaloscope.evaluation.samples import Run, host_domain, positives
 from darkhaloscope.evaluation.selection import completeness, detection_threshold
 from darkhaloscope.gates.detection import OperatingPoint
+from darkhaloscope.gates.hard_negatives import HardSuite, Source
 from darkhaloscope.gates.reliance import ring_on_anything
+from darkhaloscope.pipeline.data import save_json
 from darkhaloscope.pipeline.modelling import ModelStages
 from darkhaloscope.report.figures import (
     Completeness,
@@ -136,6 +139,24 @@ class Results(ModelStages):
             manifests=run.manifests,
             host_domain=host_domain(positives(self.test)),
         )
+
+    @cached_property
+    def hard_negatives_told(self) -> tuple[Measured, ...]:
+        """What the model makes of each kind of hard negative; kept beside what it was made from."""
+        path = self.out / "results" / "hard_negatives.json"
+        mark = self.gates_mark(self.trained.checkpoint_sha256)
+        if path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["made_from"] == mark:
+                return tuple(Measured.model_validate(m) for m in held["measured"])
+        run = self._run(*self.tested)
+        source = Source(run.seeds, run.manifests, host_domain(positives(self.test)))
+        suite = HardSuite(
+            self.test_pairs, self.hard_test, self.scorer, self.threshold, self.protocol, run.seed, source
+        )
+        measured = suite.measured()
+        save_json(path, {"made_from": mark, "measured": [m.model_dump(mode="json") for m in measured]})
+        return measured
 
     @cached_property
     def completeness(self) -> Completeness | None:

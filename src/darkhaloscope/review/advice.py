@@ -377,6 +377,12 @@ _GATES: Mapping[str, Advice] = {
             ("core_swap_placebo_excess", "The edge of the swapped core is itself detected"),
         )
     },
+    "bright_arc_monotonicity": Advice(
+        _SCIENCE, _HIGH, "The brightest arcs are found less often than fainter ones",
+        "dhs run {run}/config.yaml --set preprocess.kind=asinh --out {run}-b",
+        "A clip that saturates bright arcs, or too few of them in training, hides what is easiest to see.",
+        ("L20",),
+    ),
 }  # fmt: skip
 
 ADVICE: Mapping[str, Advice] = {
