@@ -58,7 +58,7 @@ class ModelStages(DataStages):
 
         self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
-        memory, pairs = e.training.memory_mb, self._stored("train")
+        memory, pairs = e.training.memory_mb, self.stored("train")
         hard = None
         if self.hard_negatives:
             alike = e.sampling.hard_negative_likeness
@@ -70,7 +70,7 @@ class ModelStages(DataStages):
             sampling=e.sampling,
             preprocess=e.preprocess,
             train_pairs=pairs,
-            select_pairs=self._stored("select"),
+            select_pairs=self.stored("select"),
             negatives=StoredStamps.open(
                 stamps, splits, "train", kinds=NEGATIVES, memory_mb=memory, where="train negatives"
             ),
@@ -81,7 +81,7 @@ class ModelStages(DataStages):
             ),
         )
 
-    def _stored(self, split: str) -> Any:
+    def stored(self, split: str) -> Any:
         """The pairs of a split that training may use, as a `dataset.stored.StoredPairs`."""
         from darkhaloscope.dataset.stored import StoredPairs
 
@@ -99,7 +99,7 @@ class ModelStages(DataStages):
         """The trained network as an ONNX file beside its checkpoint, checked on select stamps."""
         from darkhaloscope.training.onnx import export_onnx
 
-        select = self._stored("select")
+        select = self.stored("select")
         some = select.take(range(min(len(select.keys), ONNX_STAMPS)))
         seen = self.scorer.card.preprocess.apply(some.stamp, some.x_center, some.y_center)
         path = self.trained.checkpoint_path.with_suffix(".onnx")
@@ -192,9 +192,13 @@ class ModelStages(DataStages):
     def _leakage(self) -> Findings:
         seed = self.experiment.seed
         pairs = self._sampled(tuple(self.pairs.values()), LEAKAGE_PAIRS, "pairs")
-        sham = self._sampled(tuple(self.shams.values()), SHAM_PAIRS, "sham")
+        sham = self.some_shams()
         trusted = None if self.trusted is None else self._sampled((self.trusted,), LEAKAGE_PAIRS, "trusted")
         return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham, trusted=trusted)
+
+    def some_shams(self) -> PairArrays:
+        """Pairs without an arc that the gates are shown."""
+        return self._sampled(tuple(self.shams.values()), SHAM_PAIRS, "sham")
 
     @cached_property
     def test_pairs(self) -> PairArrays:
