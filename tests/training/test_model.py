@@ -11,6 +11,7 @@ from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.training import frameworks
 from darkhaloscope.training.config import NetworkConfig
+from darkhaloscope.training.frameworks import import_timm
 from darkhaloscope.training.model import (
     MICRO_BATCH,
     Card,
@@ -117,6 +118,47 @@ def test_a_backbone_without_convolutions_has_no_stem_to_replace(monkeypatch):
     monkeypatch.setattr(frameworks.import_timm(), "create_model", lambda *_args, **_given: layers)
     with pytest.raises(ConfigError, match="needs a convolution to replace; allowed: native"):
         LensClassifier(NetworkConfig())
+
+
+def folder_of(tmp_path, network=SMALL):
+    """A pretrained encoder as a hub keeps it: config.json and model.safetensors."""
+    model = LensClassifier.seeded(network, bands=3, seed=77).backbone
+    import_timm().models.save_for_hf(model, tmp_path / "encoder", model_args=dict(network.options))
+    return tmp_path / "encoder"
+
+
+def test_an_encoder_that_others_trained_is_one_line_and_its_checkpoint_needs_no_folder(tmp_path):
+    folder = folder_of(tmp_path)
+    asked = NetworkConfig(backbone=f"local-dir:{folder}", stem="native", pretrained=True)
+    model = LensClassifier.seeded(asked, bands=3, seed=1)
+    theirs = LensClassifier.seeded(SMALL, bands=3, seed=77).backbone
+    assert torch.equal(model.backbone.conv1[0].weight, theirs.conv1[0].weight)
+    fresh = LensClassifier.seeded(asked.model_copy(update={"pretrained": False}), bands=3, seed=1)
+    assert not torch.equal(fresh.backbone.conv1[0].weight, theirs.conv1[0].weight)
+    assert model.plain.backbone == "resnet10t"
+    sha = save_checkpoint(tmp_path / "c.pt", model.state_dict(), card(model.plain))
+    (folder / "config.json").unlink()
+    load_checkpoint(tmp_path / "c.pt", sha256=sha)
+    with pytest.raises(ConfigError, match=r"cannot be read .*no such folder"):
+        LensClassifier(asked)
+
+
+def test_an_encoder_from_a_hub_without_a_network_is_one_sentence():
+    """The loading code is timm's own; the hub is told to stay offline."""
+    code = """
+import os
+os.environ["HF_HUB_OFFLINE"] = "1"
+from darkhaloscope.training.config import NetworkConfig
+from darkhaloscope.training.model import LensClassifier
+from darkhaloscope.contracts.errors import ConfigError
+try:
+    LensClassifier(NetworkConfig(backbone="hf-hub:somebody/galaxies", pretrained=True))
+except ConfigError as error:
+    print(error)
+"""
+    done = fresh_python(code)
+    assert "network.backbone' = 'hf-hub:somebody/galaxies' cannot be read" in done.stdout, done.stderr
+    assert "no network" in done.stdout
 
 
 def test_pretrained_weights_without_a_network_are_one_sentence(monkeypatch):

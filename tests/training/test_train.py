@@ -274,6 +274,8 @@ SWITCHES = {
     "deterministic",
     "memory_mb",
     "save_minutes",
+    "gates_every",
+    "logger",
 }
 
 

@@ -34,6 +34,9 @@ SHAM_PAIRS = 7400
 ONNX_STAMPS = 64
 """Stamps on which the exported network must give the logits of the trained one."""
 
+WATCHED_PAIRS = 600
+"""Select pairs that the gates are shown while a model trains."""
+
 RELIANCE_PAIRS = 4000
 """Test pairs whose counterfactuals the model is asked about."""
 
@@ -75,10 +78,29 @@ class ModelStages(DataStages):
                 stamps, splits, "train", kinds=NEGATIVES, memory_mb=memory, where="train negatives"
             ),
             hard=hard,
+            watch=self._watch(),
             out_dir=self.out / "training",
             fingerprints=self._fingerprints(
                 pairs=self.pairs, splits=self.pair_splits, stamps=stamps, hard=self.hard_negatives
             ),
+        )
+
+    def _watch(self) -> Any:
+        """What is looked at while training: expected ranges, and gates on the select split if asked for."""
+        from darkhaloscope.training.watch import Watch
+
+        def say(line: str) -> None:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        e = self.experiment
+        if not e.training.gates_every:
+            return Watch(self.protocol.expected, None, say)
+        rows = _keyed_sample(self.rows("select", _GATE_COLUMNS), WATCHED_PAIRS, e.seed)
+        select = PairArrays.read(rows, where="select pairs")
+        return Watch(
+            self.protocol.expected,
+            lambda predict: reliance_findings(select, predict, protocol=self.protocol, seed=e.seed),
+            say,
         )
 
     def stored(self, split: str) -> Any:

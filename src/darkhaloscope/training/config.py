@@ -13,7 +13,10 @@ MONITOR = "select_core_masked_auroc"
 class NetworkConfig(Frozen):
     """Which network. Defaults are the brief's: ResNet-18 with a 3×3 stem."""
 
-    backbone: str = Field(default="resnet18", description="Any timm model by name.")
+    backbone: str = Field(
+        default="resnet18",
+        description="Any timm model by name, or what others trained: hf-hub:OWNER/NAME, local-dir:FOLDER.",
+    )
     stem: Literal["3x3", "native"] = Field(
         default="3x3",
         description="3x3: the first convolution becomes 3×3 with stride 1, so that 64 px stamps keep their "
@@ -38,8 +41,8 @@ class TrainConfig(Frozen):
     """How to train. Defaults are the brief's."""
 
     unfingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"num_workers", "memory_mb", "save_minutes"}
-    )  # rows do not depend on who reads them, nor on how often the run is saved
+        {"num_workers", "memory_mb", "save_minutes", "gates_every", "logger"}
+    )  # rows do not depend on who reads them, nor on how often the run is saved or looked at
 
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     epochs: int = Field(default=50, ge=1, description="At most so many passes over the pairs.")
@@ -83,5 +86,14 @@ class TrainConfig(Frozen):
         default=10.0,
         ge=0,
         description="A run that is killed loses so many minutes at most. Changes no number.",
+    )
+    gates_every: int = Field(
+        default=0,
+        ge=0,
+        description="Ask the model's gates on the select split after every so many epochs; 0: not while "
+        "training. Decides nothing and changes no number.",
+    )
+    logger: Literal["tensorboard", "wandb"] = Field(
+        default="tensorboard", description="Where curves go; wandb needs the package. Changes no number."
     )
     deterministic: bool = Field(default=True, description="Refuse operations whose result varies.")

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import nn
 
-from darkhaloscope.contracts.config import Frozen, parse
+from darkhaloscope.contracts.config import Frozen, canonical, parse
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.stamps.measure import CORE_RADIUS_PIX, fill_core
@@ -32,12 +32,16 @@ _FORMAT = 1
 
 
 class LensClassifier(nn.Module):
-    """One logit for each stamp: (n, band, y, x) normalised to (n,), positive where an arc is likely."""
+    """One logit for each stamp: (n, band, y, x) normalised to (n,), positive where an arc is likely.
+
+    plain   the configuration under the architecture's own name: what rebuilds it without a hub
+    """
 
     def __init__(self, config: NetworkConfig, *, bands: int = 3) -> None:
         super().__init__()
         self.field_pix = config.field_pix
-        self.backbone = _backbone(config, bands)
+        self.plain, pretrained = resolved(config)
+        self.backbone = _backbone(self.plain, bands, pretrained)
         if config.stem == "3x3":
             _stem_of_three(self.backbone, config.backbone)
 
@@ -62,7 +66,48 @@ def _middle(x: torch.Tensor, size: int | None) -> torch.Tensor:
     return x[..., top : top + size, left : left + size]
 
 
-def _backbone(config: NetworkConfig, bands: int) -> nn.Module:
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What a folder of a pretrained encoder holds beside config.json."""
+
+
+def resolved(config: NetworkConfig) -> tuple[NetworkConfig, Any]:
+    """A network under its architecture's own name, and timm's description of its pretrained weights.
+
+    ``hf-hub:owner/name`` and ``local-dir:folder`` name encoders that others trained, on galaxies for
+    instance. ConfigError in a sentence where they cannot be read. The description is None for other names.
+    """
+    source, _, place = config.backbone.partition(":")
+    if source not in ("hf-hub", "local-dir"):
+        return config, None
+    read = import_timm().models.load_model_config_from_hf if source == "hf-hub" else _of_folder
+    try:
+        found, name, options = read(place)
+    except Exception as error:
+        raise _unreachable(config, error) from error
+    theirs = {key: value for key, value in (options or {}).items() if key not in ("num_classes", "in_chans")}
+    changed = {"backbone": name, "options": {**theirs, **config.options}}
+    return parse({**canonical(config), **changed}, NetworkConfig, "network"), found
+
+
+def _of_folder(place: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
+    """What the folder of a hub's model says: its weights' description, architecture and arguments."""
+    folder = Path(place)
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = next(folder / name for name in _WEIGHTS if (folder / name).exists())
+    return (
+        {**said.get("pretrained_cfg", {}), "file": str(weights)},
+        said["architecture"],
+        said.get("model_args"),
+    )
+
+
+def _unreachable(config: NetworkConfig, error: Exception) -> ConfigError:
+    problem = f"= '{config.backbone}' cannot be read ({type(error).__name__}): no network, or no such folder?"
+    remedy = "a timm name with pretrained: false trains from scratch; local-dir:FOLDER reads a copy"
+    return ConfigError("training", "network.backbone", problem, remedy)
+
+
+def _backbone(config: NetworkConfig, bands: int, weights: Any = None) -> nn.Module:
     timm = import_timm()
     where = f"network.backbone={config.backbone}"
     forbidden = [key for key in config.options if key.startswith("drop")]
@@ -76,7 +121,12 @@ def _backbone(config: NetworkConfig, bands: int) -> nn.Module:
         raise ConfigError("training", "network.backbone", f"= '{config.backbone}' is not a timm model", near)
     try:
         model: nn.Module = timm.create_model(
-            config.backbone, pretrained=config.pretrained, num_classes=1, in_chans=bands, **config.options
+            config.backbone,
+            pretrained=config.pretrained,
+            pretrained_cfg=weights,
+            num_classes=1,
+            in_chans=bands,
+            **config.options,
         )
     except TypeError as error:
         raise ConfigError(where, "options", f"are not understood by this backbone: {error}") from error

@@ -44,6 +44,7 @@ class Curves:
     """What a run has learned so far: kept in ``last.ckpt``, so that a resumed run has all of it.
 
     begun, begun_loss   batches of the epoch under way, and the sum of their losses and their rows
+    network             its configuration under the architecture's own name (`LensClassifier.plain`)
     """
 
     run: str
@@ -53,6 +54,7 @@ class Curves:
     begun_loss: tuple[float, int] = (0.0, 0)
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, last: Path, run: str) -> Self:

@@ -23,7 +23,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from darkhaloscope.contracts.config import canonical, fingerprint
+from darkhaloscope.contracts.checks import Findings
+from darkhaloscope.contracts.config import canonical, fingerprint, parse
 from darkhaloscope.contracts.errors import ConfigError, DataError, TrainingFailed
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.dataset.pairs import (
@@ -40,7 +41,7 @@ from darkhaloscope.dataset.sampling import PairSampling
 from darkhaloscope.stamps.measure import CORE_RADIUS_PIX
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.stats import auroc
-from darkhaloscope.training.config import MONITOR, TrainConfig
+from darkhaloscope.training.config import MONITOR, NetworkConfig, TrainConfig
 from darkhaloscope.training.frameworks import import_lightning
 from darkhaloscope.training.model import (
     Card,
@@ -48,6 +49,7 @@ from darkhaloscope.training.model import (
     save_checkpoint,
 )
 from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch, SaveOften
+from darkhaloscope.training.watch import Watch, as_it_is
 
 if TYPE_CHECKING:
     from lightning import LightningModule
@@ -80,6 +82,7 @@ def train(
     fingerprints: Mapping[str, str],
     negatives: StampSource | None = None,
     hard: HardSource | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> TrainResult:
     """Train a classifier, or continue the training that `out_dir` holds; write ``checkpoint.pt`` there.
@@ -87,6 +90,7 @@ def train(
     train_pairs, select_pairs   disjoint in hosts; select decides the best epoch and when to stop
     negatives                   disc galaxies and contaminants of the train split, if any
     hard                        hard negatives of the train pairs, where `sampling` asks for stored kinds
+    watch                       looks at every epoch; changes no number
     fingerprints                of the datasets read; they are stored in the checkpoint, and a change of any
                                 of them, or of a configuration, makes it another run
     progress                    draw a progress bar
@@ -99,6 +103,19 @@ def train(
     run = fingerprint(whole)
     curves = Curves.read(out_dir / f"{LAST}.ckpt", run)
     shape = _shape(train_pairs)
+
+    def card() -> Card:
+        return Card(
+            network=parse(curves.network, NetworkConfig, "network") if curves.network else config.network,
+            preprocess=preprocess,
+            stamp_shape=shape,
+            training=canonical(config),
+            sampling=canonical(sampling),
+            fingerprints={**fingerprints, "run": run},
+            history=tuple(epoch.model_dump() for epoch in curves.history),
+            best_epoch=curves.best_epoch,
+        )
+
     if not curves.finished(epochs=config.epochs, patience=config.patience):
         rows = PairDataset(
             train_pairs, sampling, preprocess, seed=config.seed, negatives=negatives, hard=hard
@@ -106,21 +123,22 @@ def train(
         views = ViewDataset(select_pairs, preprocess, radius_pix=CORE_RADIUS_PIX)
         loaders = _loaders(config, rows, views, curves)
         module = Training(config, curves, bands=shape[0], steps=len(loaders[0]))
+        if watch is not None:
+            module.look = _looker(watch, module.network, card, out_dir, config.gates_every)
         _fit(config, module, loaders, out_dir, progress=progress)
-    card = Card(
-        network=config.network,
-        preprocess=preprocess,
-        stamp_shape=shape,
-        training=canonical(config),
-        sampling=canonical(sampling),
-        fingerprints={**fingerprints, "run": run},
-        history=tuple(epoch.model_dump() for epoch in curves.history),
-        best_epoch=curves.best_epoch,
-    )
     path = out_dir / CHECKPOINT
-    sha256 = save_checkpoint(path, curves.best_weights, card)
+    sha256 = save_checkpoint(path, curves.best_weights, card())
     write_whole(out_dir / TIMES, json.dumps({"seconds_per_epoch": curves.seconds}).encode())
     return TrainResult(path, sha256, tuple(curves.history), curves.best_epoch, tuple(curves.seconds))
+
+
+def _looker(
+    watch: Watch, network: LensClassifier, card: Callable[[], Card], out_dir: Path, every: int
+) -> Callable[[Epoch], Findings]:
+    def look(epoch: Epoch) -> Findings:
+        return watch.look(epoch, lambda: as_it_is(network, card()), out_dir, gates_every=every)
+
+    return look
 
 
 def _refuse_unusable(train_pairs: PairSource, select_pairs: PairSource) -> None:
@@ -144,11 +162,13 @@ class Training(LightningModule):  # type: ignore[misc]
         super().__init__()
         self.config, self.curves, self.steps = config, curves, steps
         self.network = LensClassifier.seeded(config.network, bands=bands, seed=config.seed)
+        curves.network = self.network.plain.model_dump(mode="json")
         self._train = _Mean()
         self._select = _Mean()
         self._views: list[np.ndarray] = []
         self._selected: dict[str, float] = {}
         self._began = time.monotonic()
+        self.look: Callable[[Epoch], Findings] | None = None
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW; the learning rate follows the step."""
@@ -211,6 +231,9 @@ class Training(LightningModule):  # type: ignore[misc]
         epoch = Epoch(epoch=self.current_epoch, train_loss=self._train.value, lr=lr, **self._selected)
         self.curves.add(epoch, time.monotonic() - self._began, self.network.state_dict())
         self.log("lr", lr)
+        for found in self.look(epoch) if self.look is not None else ():
+            if found.value is not None:
+                self.log(f"gates/{found.name}", found.value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything learned so far goes into the file that a resumed run reads."""
@@ -306,7 +329,7 @@ def _fit(
             gradient_clip_val=config.grad_clip,
             deterministic=config.deterministic,
             callbacks=_callbacks(config, out_dir, progress=progress),
-            logger=L.pytorch.loggers.TensorBoardLogger(save_dir=out_dir, name="tensorboard", version=""),
+            logger=_logger(config, out_dir),
             plugins=[AtomicCheckpoints()],
             log_every_n_steps=1,
             num_sanity_val_steps=0,
@@ -338,6 +361,17 @@ def _callbacks(config: TrainConfig, out_dir: Path, *, progress: bool) -> Sequenc
     )
     often = SaveOften(out_dir / f"{LAST}.ckpt", 60 * config.save_minutes)
     return [stop, keep, often, *([callbacks.RichProgressBar()] if progress else [])]
+
+
+def _logger(config: TrainConfig, out_dir: Path) -> Any:
+    loggers = L.pytorch.loggers
+    if config.logger == "tensorboard":
+        return loggers.TensorBoardLogger(save_dir=out_dir, name="tensorboard", version="")
+    try:
+        return loggers.WandbLogger(save_dir=out_dir, project="darkhaloscope", log_model=False)
+    except ModuleNotFoundError as error:
+        remedy = "tensorboard, or: pip install wandb"
+        raise ConfigError("training", "logger", "= 'wandb', which is not installed", remedy) from error
 
 
 def _accelerator(config: TrainConfig) -> str:
