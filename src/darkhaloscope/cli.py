@@ -105,11 +105,44 @@ def run(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> Non
 
 
 @app.command()
-def train(config: Config, out: Out, set_: Set = None, workers: Workers = 2) -> None:
-    """Run an experiment up to the trained model and its gates, without the report. Exits 1 on NO-GO."""
+def train(
+    config: Config,
+    out: Out,
+    set_: Set = None,
+    workers: Workers = 2,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train so many networks, with the seeds that follow the experiment's.")
+    ] = 1,
+) -> None:
+    """Run an experiment up to the trained model and its gates, without the report.
+
+    Exits 1 when a gate fails, and says which and by how much.
+    """
     from darkhaloscope.pipeline.verbs import train_experiment
 
-    _exit_with(train_experiment(config, out, overrides=set_ or (), workers=workers).verdict)
+    made = train_experiment(config, out, overrides=set_ or (), workers=workers, seeds=seeds)
+    if made.failed:
+        raise typer.Exit(EXIT_FAILED_CHECK)
+
+
+@app.command()
+def validate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The network to look at; the run's own by default.")
+    ] = None,
+    again: Annotated[
+        str, typer.Option(help="Why the test split is opened for another checkpoint than before.")
+    ] = "",
+) -> None:
+    """A checkpoint against every gate and with its core hidden, on the locked test split, once.
+
+    Exits 1 when a gate fails. Writes validation.json, and when the test split was opened for what.
+    """
+    from darkhaloscope.pipeline.verbs import validate_run
+
+    if validate_run(run_folder, checkpoint=checkpoint, again=again).failed:
+        raise typer.Exit(EXIT_FAILED_CHECK)
 
 
 @app.command()

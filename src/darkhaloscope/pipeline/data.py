@@ -71,9 +71,11 @@ class DataStages:
     workers: int = 1
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
-    def run_job(self, name: str, job: Job, source: Dataset, *, workers: int | None = None) -> Dataset:
-        """Run a job into `out/name`, continuing what is there."""
-        writer = local_writer(self.out / name, job.writes)
+    def run_job(
+        self, name: str, job: Job, source: Dataset, *, workers: int | None = None, folder: Path | None = None
+    ) -> Dataset:
+        """Run a job into `out/name` (or a folder's `name`), continuing what is there."""
+        writer = local_writer((folder or self.out) / name, job.writes)
         return run_local(job, source, writer, workers=workers or self.workers, console=self.console)
 
     @cached_property

@@ -1,7 +1,7 @@
 """The model stages of a run: train on committed pairs, gate data and model, score what was held out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.errors import DataChecksFailed, DataError
+from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset, open_dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SKY_KINDS
@@ -51,14 +52,29 @@ _GATE_COLUMNS = (
 
 @dataclass
 class ModelStages(DataStages):
-    """Training, gates and scores of one run, made when first asked for and kept on disk."""
+    """Training, gates and scores of one run, made when first asked for and kept on disk.
+
+    model_folder   where they are kept; the run's own folder by default. Another seed, or a checkpoint from
+                   elsewhere, has a folder of its own and shares the run's data
+    checkpoint     a trained network to use instead of training one
+    """
+
+    model_folder: Path | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def models(self) -> Path:
+        """Where everything about the model is kept."""
+        return self.model_folder or self.out
 
     @cached_property
     def trained(self) -> Any:
         """The trained checkpoint with its history (`training.train.TrainResult`)."""
         from darkhaloscope.dataset.stored import StoredHard, StoredStamps
-        from darkhaloscope.training.train import train
+        from darkhaloscope.training.train import TrainResult, train
 
+        if self.checkpoint is not None:
+            return TrainResult.of(self.checkpoint)
         self.data_checks.raise_if_failed(DataChecksFailed)
         e = self.experiment
         memory, pairs = e.training.memory_mb, self.stored("train")
@@ -79,7 +95,7 @@ class ModelStages(DataStages):
             ),
             hard=hard,
             watch=self._watch(),
-            out_dir=self.out / "training",
+            out_dir=self.models / "training",
             fingerprints=self._fingerprints(
                 pairs=self.pairs, splits=self.pair_splits, stamps=stamps, hard=self.hard_negatives
             ),
@@ -124,7 +140,7 @@ class ModelStages(DataStages):
         select = self.stored("select")
         some = select.take(range(min(len(select.keys), ONNX_STAMPS)))
         seen = self.scorer.card.preprocess.apply(some.stamp, some.x_center, some.y_center)
-        path = self.trained.checkpoint_path.with_suffix(".onnx")
+        path = self.models / "training" / "checkpoint.onnx"
         export_onnx(self.scorer, path, seen)
         return Path(path)
 
@@ -156,9 +172,11 @@ class ModelStages(DataStages):
         targets |= {
             n: d for n, d in (("anchors", self.lookalikes), ("lenses", self.known_lenses)) if d is not None
         }
-        done = {name: self.run_job(f"scores-{name}", Score(**which), d) for name, d in pairs.items()}
-        return done | {
-            name: self.run_job(f"scores-{name}", ScoreStamps(**which), d) for name, d in targets.items()
+        jobs: dict[str, tuple[Job, Dataset]] = {name: (Score(**which), d) for name, d in pairs.items()}
+        jobs |= {name: (ScoreStamps(**which), d) for name, d in targets.items()}
+        return {
+            name: self.run_job(f"scores-{name}", job, d, folder=self.models)
+            for name, (job, d) in jobs.items()
         }
 
     def split_scores(self, split: str) -> pa.Table:
@@ -173,11 +191,16 @@ class ModelStages(DataStages):
             pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
         return pa.concat_tables(pieces)
 
-    def gates_mark(self, checkpoint_sha256: str) -> str:
-        """Fingerprint of what the gates are made from: data, protocol, checkpoint, seed."""
+    @cached_property
+    def data_mark(self) -> str:
+        """Fingerprint of what the gates on the data are made from: data, protocol, seed."""
         inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
         trusted = None if self.trusted is None else self.trusted.fingerprint
-        return fingerprint([inputs, self.protocol, checkpoint_sha256, self.experiment.seed, trusted])
+        return fingerprint([inputs, self.protocol, self.experiment.seed, trusted])
+
+    def gates_mark(self, checkpoint_sha256: str) -> str:
+        """Fingerprint of what the gates on a model are made from: those of the data, and the checkpoint."""
+        return fingerprint([self.data_mark, checkpoint_sha256])
 
     @cached_property
     def trusted(self) -> Dataset | None:
@@ -201,15 +224,13 @@ class ModelStages(DataStages):
     @cached_property
     def gates(self) -> Findings:
         """Every gate of the protocol, on the data and on the model; kept beside what they were made from."""
-        path = self.out / "results" / "gates.json"
         mark = self.gates_mark(self.trained.checkpoint_sha256)
-        if path.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["made_from"] == mark:
-                return Findings.from_json(held["findings"])
-        findings = self._leakage() + self._reliance()
-        save_json(path, {"made_from": mark, "findings": findings.to_json()})
-        return findings
+        return kept(self.models / "results" / "gates.json", mark, lambda: self.data_gates + self._reliance())
+
+    @cached_property
+    def data_gates(self) -> Findings:
+        """The gates on the data, which no model changes."""
+        return kept(self.out / "results" / "data_gates.json", self.data_mark, self._leakage)
 
     def _leakage(self) -> Findings:
         seed = self.experiment.seed
@@ -289,3 +310,14 @@ def _keyed_sample(rows: pa.Table, most: int, seed: int) -> pa.Table:
     ranks = [stream(seed, "gates/sample", task).random() for task in usable.column("task_id").to_pylist()]
     chosen = np.sort(np.argsort(ranks, kind="stable")[:most])
     return usable.take(pa.array(chosen))
+
+
+def kept(path: Path, mark: str, make: Callable[[], Findings]) -> Findings:
+    """Findings that a file holds, if they were made from the same; else made, and kept there."""
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["made_from"] == mark:
+            return Findings.from_json(held["findings"])
+    findings = make()
+    save_json(path, {"made_from": mark, "findings": findings.to_json()})
+    return findings

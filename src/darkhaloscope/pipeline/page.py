@@ -38,7 +38,7 @@ def assemble(run: Results) -> RunResults:
         tuple(m for m in run.synth if m not in slices) + run.rings + run.hard_negatives_told + run.anchors
     )
     save_json(
-        run.out / "results" / "metrics.json",
+        run.models / "results" / "metrics.json",
         [m.model_dump(mode="json") for m in (*measured, *slices, *run.contaminants)],
     )
     host = host_domain(positives(run.test))

@@ -91,9 +91,14 @@ class Results(ModelStages):
         return Run(
             protocol=self.protocol,
             seed=self.experiment.seed,
-            seeds=(self.experiment.training.seed,),
+            seeds=(self.trained_seed,),
             manifests=tuple(self.scores[name].fingerprint for name in names if name in self.scores),
         )
+
+    @property
+    def trained_seed(self) -> int:
+        """The seed of the network that is scored."""
+        return int(self.scorer.card.training["seed"])
 
     @property
     def tested(self) -> tuple[str, ...]:
@@ -143,12 +148,12 @@ class Results(ModelStages):
     @cached_property
     def hard_negatives_told(self) -> tuple[Measured, ...]:
         """What the model makes of each kind of hard negative; kept beside what it was made from."""
-        path = self.out / "results" / "hard_negatives.json"
+        path = self.models / "results" / "hard_negatives.json"
         mark = self.gates_mark(self.trained.checkpoint_sha256)
         if path.exists():
             held = json.loads(path.read_text(encoding="utf-8"))
             if held["made_from"] == mark:
-                return tuple(Measured.model_validate(m) for m in held["measured"])
+                return tuple(Measured.model_validate_json(json.dumps(m)) for m in held["measured"])
         run = self._run(*self.tested)
         source = Source(run.seeds, run.manifests, host_domain(positives(self.test)))
         suite = HardSuite(

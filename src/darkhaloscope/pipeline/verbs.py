@@ -1,31 +1,37 @@
 """What the verbs of the command line do, as functions that take paths and return what they made."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 
+from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset
 from darkhaloscope.contracts.tables import ANCHORS, CONTAMINANTS, STAMPS
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.bring_in import say_what_was_made
-from darkhaloscope.pipeline.data import SKY, DataStages
+from darkhaloscope.pipeline.data import SKY, DataStages, save_json
 from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
 from darkhaloscope.pipeline.page import assemble
 from darkhaloscope.pipeline.phase0 import Phase0, catalogue_findings
 from darkhaloscope.pipeline.results import Results, decide, summary_lines
+from darkhaloscope.pipeline.seeds import trained_seeds, write_seeds
+from darkhaloscope.pipeline.validate import SUMMARY as VALIDATION
+from darkhaloscope.pipeline.validate import Openings, Validation, tell
 from darkhaloscope.report.report import Verdict, write_report
 from darkhaloscope.runners.local import run_local
 
 
 class Outcome(NamedTuple):
-    """What a run came to, and where its page is (None where no page was asked for)."""
+    """What a run came to, where its page is, and whether a deciding check failed (a near miss too)."""
 
     verdict: Verdict
     report: Path | None = None
+    failed: bool = False
 
 
 def run_experiment(
@@ -53,21 +59,63 @@ def _report(run: Results, console: Console) -> Outcome:
 
 
 def train_experiment(
-    config: str | Path, out: Path, *, overrides: Sequence[str] = (), workers: int = 1
+    config: str | Path, out: Path, *, overrides: Sequence[str] = (), workers: int = 1, seeds: int = 1
 ) -> Outcome:
-    """Run an experiment up to the trained model and its gates."""
+    """Run an experiment up to the trained model and its gates, once for each of some seeds.
+
+    The seeds follow the experiment's; they share its data, and each has a folder of its own. One failed gate
+    of one seed is a failure.
+    """
     run, console = _claimed(config, out, overrides, workers)
-    findings = run.foundation + run.gates
-    verdict, _ = decide(findings)
-    for line in summary_lines(findings):
+    say = _printer(console)
+    runs = trained_seeds(run, seeds)
+    for one in runs:
+        if len(runs) > 1:
+            say(f"seed {one.trained_seed}:")
+        for line in summary_lines(run.foundation + one.gates if one is run else one.gates):
+            say(line)
+        say(f"checkpoint in {one.trained.checkpoint_path}, as ONNX in {one.onnx.name}")
+    if len(runs) > 1:
+        for line in write_seeds(runs):
+            say(line)
+    every = Findings([*run.foundation, *(f for one in runs for f in one.gates)])
+    verdict, _ = decide(every)
+    failed = every.deciding.failed
+    told = f": {len(failed)} deciding checks failed" if failed else ""
+    say(f"{verdict}{told}")
+    return Outcome(verdict, failed=bool(failed))
+
+
+def validate_run(run_folder: Path, *, checkpoint: Path | None = None, again: str = "") -> Outcome:
+    """A checkpoint against every gate and core view on the run's test split; writes `validation.json`."""
+    run, console = _held(run_folder)
+    say = _printer(console)
+    path = checkpoint or run.out / "training" / "checkpoint.pt"
+    folder = run.out
+    if checkpoint is not None:
+        folder = run.out / "validated" / _sha256(path)[:12]
+    run = Results(run.experiment, run.out, 1, console, model_folder=folder, checkpoint=path)
+    validation = Validation(run)
+    openings = Openings(run.out, validation.rows).open(run.trained.checkpoint_sha256, reason=again)
+    tell(validation, openings, say)
+    verdict, _ = decide(validation.findings)
+    failed = bool(validation.findings.deciding.failed)
+    save_json(folder / "results" / VALIDATION, validation.summary(openings, verdict))
+    say(f"{verdict}: {folder / 'results' / VALIDATION}")
+    return Outcome(verdict, folder / "results" / VALIDATION, failed=failed)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(str(path), "there is no such checkpoint", "dhs train makes one")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"{verdict}: checkpoint in {run.trained.checkpoint_path}, as ONNX in {run.onnx.name}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    return Outcome(verdict)
+
+    return say
 
 
 def verify_run(run_folder: Path, *, anchors: Path | None = None, contaminants: Path | None = None) -> Outcome:

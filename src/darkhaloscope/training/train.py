@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ from darkhaloscope.training.frameworks import import_lightning
 from darkhaloscope.training.model import (
     Card,
     LensClassifier,
+    load_checkpoint,
     save_checkpoint,
 )
 from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch, SaveOften
@@ -69,6 +70,14 @@ class TrainResult:
     history: tuple[Epoch, ...]
     best_epoch: int
     seconds: tuple[float, ...] = field(compare=False, default=())
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> Self:
+        """What a checkpoint says of its own training; DataError if it is none of ours."""
+        scorer = load_checkpoint(checkpoint)
+        rows = [{**row, "epoch": int(row["epoch"])} for row in scorer.card.history]  # a card holds floats
+        history = tuple(parse(row, Epoch, str(checkpoint)) for row in rows)
+        return cls(checkpoint, scorer.sha256, history, scorer.card.best_epoch)
 
 
 def train(

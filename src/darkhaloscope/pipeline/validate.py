@@ -1,0 +1,173 @@
+"""One checkpoint against every gate and every view of the core, on the test split, once.
+
+A test split that is looked at again and again chooses the model, and its figures are no longer those of
+unseen rows. So each opening is written down in the run's folder, with the checkpoint and the date; another
+checkpoint on the same split needs a reason, which stands in the record and in what is printed.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkhaloscope.contracts.checks import Findings, Status
+from darkhaloscope.contracts.config import fingerprint
+from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.contracts.measured import ArcDomain, Measured
+from darkhaloscope.evaluation.samples import host_domain, positives
+from darkhaloscope.gates.arrays import PairArrays
+from darkhaloscope.gates.core_swap import theta_e_bins
+from darkhaloscope.pipeline.data import save_json
+from darkhaloscope.pipeline.results import Results
+from darkhaloscope.stats import Estimate, auroc_estimate
+
+OPENED = "test_opened.json"
+SUMMARY = "validation.json"
+
+
+class Openings:
+    """When the test split of a run was opened, and for which checkpoint."""
+
+    def __init__(self, out: Path, rows: str) -> None:
+        self.path, self.rows = out / "results" / OPENED, rows
+
+    @property
+    def openings(self) -> list[dict[str, str]]:
+        """Those of the same test rows, oldest first."""
+        if not self.path.exists():
+            return []
+        return [entry for entry in json.loads(self.path.read_text("utf-8")) if entry["rows"] == self.rows]
+
+    def open(self, checkpoint: str, *, reason: str = "") -> list[dict[str, str]]:
+        """Write down that a checkpoint is looked at; DataError if another one was and no reason is given."""
+        before = self.openings
+        if any(entry["checkpoint"] == checkpoint for entry in before):
+            return before
+        if before and not reason:
+            first = before[0]
+            raise DataError(
+                str(self.path),
+                f"says that the test split was opened for checkpoint {first['checkpoint'][:12]} on "
+                f"{first['date']}: another look would choose between models by their test rows",
+                'choose on the select split, or say why: --again "REASON"',
+            )
+        day = datetime.now(UTC).strftime("%Y-%m-%d")
+        entry = {"checkpoint": checkpoint, "date": day, "rows": self.rows, "reason": reason}
+        held = json.loads(self.path.read_text("utf-8")) if self.path.exists() else []
+        save_json(self.path, [*held, entry])
+        return self.openings
+
+
+@dataclass
+class Validation:
+    """What is found of one checkpoint on a run's test split."""
+
+    run: Results
+
+    @cached_property
+    def rows(self) -> str:
+        """Fingerprint of the test rows: pairs and their splits."""
+        pairs = [d.fingerprint for d in self.run.pairs.values()]
+        return fingerprint([pairs, [d.fingerprint for d in self.run.pair_splits.values()]])
+
+    @cached_property
+    def findings(self) -> Findings:
+        """Every gate: on the data, on the model, on performance."""
+        return self.run.findings
+
+    @cached_property
+    def views(self) -> tuple[Measured, ...]:
+        """AUROC with the core as it is and hidden, the brief's core-masked view: all, and by theta_E."""
+        pairs, predict = self.run.test_pairs, self.run.scorer
+        centres = pairs.x_center, pairs.y_center
+        scores = {
+            view: [predict(x, *centres, core_masked=hidden) for x in (pairs.stamps, pairs.controls)]
+            for view, hidden in (("full", False), ("core_masked", True))
+        }
+        bins = [("", np.ones(len(pairs), dtype=bool)), *theta_e_bins(pairs, self.run.protocol)]
+        return tuple(
+            self._figure(view, label, self._auroc(arcs, controls, pairs, rows))
+            for view, (arcs, controls) in scores.items()
+            for label, rows in bins
+            if rows.any()
+        )
+
+    def _auroc(
+        self, arcs: NDArray[Any], controls: NDArray[Any], pairs: PairArrays, rows: NDArray[np.bool_]
+    ) -> Estimate:
+        """Of some arcs against all controls: the negatives of a stratum are those of the whole."""
+        return auroc_estimate(
+            np.concatenate([arcs[rows], controls]),
+            np.repeat([1, 0], [int(rows.sum()), len(controls)]),
+            np.concatenate([pairs.hosts[rows], pairs.hosts]),
+            seed=self.run.experiment.seed,
+            n_boot=self.run.protocol.statistics.bootstrap,
+        )
+
+    def _figure(self, view: str, label: str, found: Estimate) -> Measured:
+        origin = self.run.origin(host_domain(positives(self.run.test)), ArcDomain.SIM, *self.run.tested)
+        where = f" theta_e_arcsec {label}" if label else ""
+        return Measured(
+            name=f"auroc_synth_{view}{where}",
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            method=found.method,
+            n=found.n,
+            n_clusters=found.n_clusters,
+            host_domain=origin.host_domain,
+            arc_domain=origin.arc_domain,
+            seeds=(self.run.trained_seed,),
+            manifests=origin.manifests,
+            status=Status.NOT_EVALUATED if found.value is None else Status.PASS,
+            detail=found.detail,
+        )
+
+    @cached_property
+    def overlap(self) -> list[dict[str, float | str | int]]:
+        """Share of the arc's light in the core, by Einstein radius: what a v1 failure is read against."""
+        pairs = self.run.test_pairs
+        bins = [(label, pairs.kappa[rows]) for label, rows in theta_e_bins(pairs, self.run.protocol)]
+        return [
+            {"theta_e_arcsec": label, "n": len(kappa), "kappa_r5": float(np.nanmedian(kappa))}
+            for label, kappa in bins
+            if len(kappa)
+        ]
+
+    def summary(self, openings: list[dict[str, str]], verdict: str) -> dict[str, Any]:
+        """The content of `validation.json`."""
+        return {
+            "verdict": verdict,
+            "checkpoint": self.run.trained.checkpoint_sha256,
+            "test_opened": openings,
+            "protocol": fingerprint(self.run.protocol),
+            "findings": self.findings.to_json(),
+            "views": [m.model_dump(mode="json") for m in self.views],
+            "hard_negatives": [m.model_dump(mode="json") for m in self.run.hard_negatives_told],
+            "overlap": self.overlap,
+        }
+
+
+Say = Callable[[str], None]
+
+
+def tell(validation: Validation, openings: list[dict[str, str]], say: Say) -> None:
+    """Print every gate, the views of the core, and the hard negatives."""
+    for finding in sorted(validation.findings, key=lambda f: (not f.decides, f.name)):
+        say(f"{finding.status:<14} {'' if finding.decides else '(reported) '}{finding}")
+    for m in (*validation.views, *validation.run.hard_negatives_told):
+        value = "not evaluated" if m.value is None else f"{m.value:.3f}"
+        ends = "" if m.low is None or m.high is None else f" [{m.low:.3f}, {m.high:.3f}]"
+        say(f"{m.name} = {value}{ends} (n={m.n})")
+    for row in validation.overlap:
+        share = f"{row['kappa_r5']:.2f} (n={row['n']})"
+        say(f"theta_E {row['theta_e_arcsec']}: median share of the arc's light in the core {share}")
+    if len(openings) > 1:
+        told = [f"{o['checkpoint'][:12]} on {o['date']} ({o['reason'] or 'first'})" for o in openings]
+        say(f"the test split was opened {len(openings)} times: {'; '.join(told)}")

@@ -1,0 +1,112 @@
+"""`dhs train --seeds` and `dhs validate`: exit codes, what is kept, and a test split that is opened once."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.pipeline.validate import Openings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, typed, tiny):
+    """(folder, answer) of `dhs train` with two seeds."""
+    out = tmp_path_factory.mktemp("seeds") / "run"
+    return out, typed("train", "demo.yaml", "--out", out, "--workers", "1", "--seeds", "2", *tiny)
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    out, _ = trained
+    shutil.copytree(out, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_seeds_share_the_data_and_have_networks_of_their_own(trained):
+    out, answer = trained
+    assert (out / "training" / "checkpoint.onnx").exists(), answer.err
+    other = out / "seeds" / "43"
+    assert (other / "training" / "checkpoint.onnx").exists()
+    assert not (other / "pairs-sky").exists()
+    assert {p.name for p in other.iterdir()} >= {"training", "results", "scores-pairs-sky"}
+    told = json.loads((out / "results" / "seeds.json").read_text())
+    assert [row["seed"] for row in told["seeds"]] == [42, 43]
+    assert len({row["checkpoint"] for row in told["seeds"]}) == 2
+    spread = told["across"]["select_auroc"]
+    values = [row["values"]["select_auroc"] for row in told["seeds"]]
+    assert spread["least"] == min(values) <= spread["mean"] <= spread["most"] == max(values)
+    assert "select_auroc: " in answer.err
+    assert "over 2 seeds" in answer.err
+    gates = [json.loads((f / "results" / "gates.json").read_text()) for f in (out, other)]
+    assert gates[0]["made_from"] != gates[1]["made_from"]
+
+
+def test_a_failed_gate_is_exit_code_1_with_its_name_and_by_how_much(trained):
+    """A core of two epochs of training passes or not; the exit code says which."""
+    out, answer = trained
+    gates = [f for f in json.loads((out / "results" / "gates.json").read_text())["findings"] if f["decides"]]
+    failed = [f["name"] for f in gates if f["status"] == "FAIL"]
+    assert answer.code == (1 if failed or "FAIL" in answer.err else 0)
+    for name in failed:
+        (line,) = [x for x in answer.err.splitlines() if x.startswith("FAIL") and f" {name} " in x][:1]
+        assert "must be" in line
+
+
+def test_validate_looks_at_the_run_s_own_network_once(copied, dhs):
+    answer = dhs("validate", copied)
+    assert "Traceback" not in answer.err
+    summary = json.loads((copied / "results" / "validation.json").read_text())
+    views = {m["name"]: m for m in summary["views"]}
+    assert {"auroc_synth_full", "auroc_synth_core_masked"} <= set(views)
+    assert all(m["arc_domain"] == "sim" and m["manifests"] for m in summary["views"])
+    assert {f["name"] for f in summary["findings"]} >= {
+        "core_swap_necessity",
+        "sham_core_nl_auc",
+        "auroc_synth",
+    }
+    assert any(m["name"].startswith("hardneg_sim_HN1") for m in summary["hard_negatives"])
+    assert all(0 <= row["kappa_r5"] <= 1 for row in summary["overlap"])
+    failed = [f for f in summary["findings"] if f["decides"] and f["status"] == "FAIL"]
+    assert answer.code == (1 if failed else 0)
+    assert len(summary["test_opened"]) == 1
+    again = dhs("validate", copied)
+    assert again.code == answer.code, again.err
+    assert len(json.loads((copied / "results" / "test_opened.json").read_text())) == 1
+
+
+def test_another_network_on_the_same_test_rows_needs_a_reason(copied, dhs):
+    assert "Traceback" not in dhs("validate", copied).err
+    other = copied / "seeds" / "43" / "training" / "checkpoint.pt"
+    refused = dhs("validate", copied, "--checkpoint", other)
+    assert refused.code == 1
+    assert "the test split was opened for checkpoint" in refused.last
+    assert "--again" in refused.last
+    allowed = dhs("validate", copied, "--checkpoint", other, "--again", "both seeds were declared before")
+    assert "opened 2 times" in allowed.err
+    assert "both seeds were declared before" in allowed.err
+    (found,) = (copied / "validated").glob("*/results/validation.json")
+    assert json.loads(found.read_text())["test_opened"][1]["reason"] == "both seeds were declared before"
+
+
+def test_validate_says_in_a_sentence_what_it_cannot_use(copied, dhs, tmp_path):
+    absent = dhs("validate", copied, "--checkpoint", tmp_path / "none.pt")
+    assert absent.code == 1
+    assert "there is no such checkpoint" in absent.last
+    torch.save({"x": 1}, tmp_path / "other.pt")
+    foreign = dhs("validate", copied, "--checkpoint", tmp_path / "other.pt")
+    assert foreign.code == 1
+    assert "is not a checkpoint of ours" in foreign.last
+
+
+def test_the_ledger_knows_rows_and_checkpoints(tmp_path):
+    ledger = Openings(tmp_path, "rows-a")
+    assert len(ledger.open("one")) == 1
+    assert len(ledger.open("one")) == 1
+    with pytest.raises(DataError, match="opened for checkpoint one"):
+        ledger.open("two")
+    assert Openings(tmp_path, "rows-b").open("two")[0]["checkpoint"] == "two"  # other rows, not seen before
+    assert [e["reason"] for e in ledger.open("two", reason="why")] == ["", "why"]
