@@ -179,3 +179,20 @@ def test_trusted_pairs_are_opened_before_any_work(stages, tmp_path):
     for place, said in ((tmp_path / "absent", "absent"), (empty.where, "holds no row")):
         with pytest.raises(DataError, match=said):
             check_inputs(plain.model_copy(update={"trusted_pairs": str(place)}))
+
+
+def test_an_unpaired_arm_is_asked_whether_its_hosts_tell_the_label(stages):
+    """In pairs the control is the same galaxy: there the question has no sense and is not asked."""
+    made = stages(survey__bricks=12, survey__targets_per_brick=8, splits__snr_floor_mf=0.0)
+    asked = {}
+    for paired in (True, False):
+        sampling = made.experiment.sampling.model_copy(update={"paired": paired})
+        experiment = made.experiment.model_copy(update={"sampling": sampling})
+        asked[paired] = {f.name: f for f in ModelStages(experiment, made.out).data_gates}
+        (made.out / "results" / "data_gates.json").unlink()
+    new = set(asked[False]) - set(asked[True])
+    probes = {"class_core_lr_auc", "class_core_nl_auc", "class_texture_auc", "class_pixel_shift"}
+    assert new == {*probes, "host_matching"}
+    assert set(asked[True]) < set(asked[False])
+    assert "flux_r" in asked[False]["host_matching"].detail
+    assert not any(asked[False][name].decides for name in new)

@@ -21,6 +21,7 @@ from darkhaloscope.contracts.store import Dataset, open_dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SKY_KINDS
 from darkhaloscope.evaluation.samples import negatives
 from darkhaloscope.gates.arrays import PairArrays
+from darkhaloscope.gates.classes import SeenClass, class_findings, host_matching
 from darkhaloscope.gates.leakage import leakage_findings
 from darkhaloscope.gates.reliance import reliance_findings, shuffled_negatives
 from darkhaloscope.pipeline.data import DataStages, save_json
@@ -34,6 +35,12 @@ SHAM_PAIRS = 7400
 
 ONNX_STAMPS = 64
 """Stamps on which the exported network must give the logits of the trained one."""
+
+CLASS_ROWS, CLASS_REPEATS = 6200, 3
+"""Rows of each class that the probes of an unpaired arm see, and their cross-validations."""
+
+HOST_FACTS = ("flux_g", "flux_r", "flux_z", "shape_r", "light_q", "psfsize_r", "psfdepth_r", "nexp_r")
+"""What the hosts of the two classes of an unpaired arm are compared in, as logarithms."""
 
 WATCHED_PAIRS = 600
 """Select pairs that the gates are shown while a model trains."""
@@ -196,7 +203,9 @@ class ModelStages(DataStages):
         """Fingerprint of what the gates on the data are made from: data, protocol, seed."""
         inputs = self._fingerprints(pairs=self.pairs, splits=self.pair_splits, shams=self.shams)
         trusted = None if self.trusted is None else self.trusted.fingerprint
-        return fingerprint([inputs, self.protocol, self.experiment.seed, trusted])
+        e = self.experiment
+        unpaired = None if e.sampling.paired else [e.training.seed, e.preprocess]
+        return fingerprint([inputs, self.protocol, e.seed, trusted, unpaired])
 
     def gates_mark(self, checkpoint_sha256: str) -> str:
         """Fingerprint of what the gates on a model are made from: those of the data, and the checkpoint."""
@@ -236,8 +245,39 @@ class ModelStages(DataStages):
         seed = self.experiment.seed
         pairs = self._sampled(tuple(self.pairs.values()), LEAKAGE_PAIRS, "pairs")
         sham = self.some_shams()
+        classes = Findings() if self.experiment.sampling.paired else self._classes()
         trusted = None if self.trusted is None else self._sampled((self.trusted,), LEAKAGE_PAIRS, "trusted")
-        return leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham, trusted=trusted)
+        found = leakage_findings(pairs, protocol=self.protocol, seed=seed, sham=sham, trusted=trusted)
+        return found + classes
+
+    def _classes(self) -> Findings:
+        """What choosing its hosts tells of the label in an unpaired arm: both halves, without arcs."""
+        from darkhaloscope.dataset.pairs import PairDataset
+
+        e, pairs = self.experiment, self.stored("train")
+        plain = e.sampling.model_copy(update={"hard_negative_ratio": 0.0})
+        halves = PairDataset(pairs, plain, e.preprocess, seed=e.training.seed)
+
+        def of(rows: NDArray[np.intp]) -> SeenClass:
+            some = pairs.take(rows[:CLASS_ROWS].tolist())
+            seen = e.preprocess.apply(some.control, some.x_center, some.y_center)
+            hosts = np.array([pairs.hosts[k] for k in rows[:CLASS_ROWS]])
+            return SeenClass(seen, hosts, some.x_center, some.y_center)
+
+        given, others = of(halves.positive_rows), of(halves.control_rows)
+        facts = [self._facts_of(side.hosts) for side in (given, others)]
+        probes = class_findings(given, others, protocol=self.protocol, seed=e.seed, repeats=CLASS_REPEATS)
+        return Findings([*probes, host_matching(*facts)])
+
+    def _facts_of(self, hosts: NDArray[np.str_]) -> dict[str, NDArray[np.float64]]:
+        """What the catalogues say of some hosts, by name of the fact."""
+        tables = [d.read(["host_id", *HOST_FACTS]) for d in self.sources.values()]
+        rows = pa.concat_tables(tables)
+        place = {host: k for k, host in enumerate(rows.column("host_id").to_pylist())}
+        at = pa.array([place[str(host)] for host in hosts])
+        wanted = rows.take(at)
+        values = {name: np.array(wanted.column(name).to_pylist(), dtype=float) for name in HOST_FACTS}
+        return {name: np.log(np.where(value > 0, value, np.nan)) for name, value in values.items()}
 
     def some_shams(self) -> PairArrays:
         """Pairs without an arc that the gates are shown."""
