@@ -35,7 +35,7 @@ def test_status_diff_lock_and_their_exit_codes(dhs, own):
     answer = dhs("protocol", "lock", own, "--reason", "finer")
     assert answer.code == 2
     assert "another version" in answer.err
-    edited(own, version="1.2")
+    edited(own, version="2.1")
     assert dhs("protocol", "lock", own, "--reason", "finer").code == 0
     status = dhs("protocol", "status", own).out
     assert "finer" in status
@@ -58,7 +58,7 @@ def test_a_folder_begun_under_one_protocol_is_not_continued_under_another(dhs, o
     out = tmp_path / "sky"
     made = dhs("survey", "sky", "--out", out, "--set", f"protocol={own}", *tiny)
     assert made.code == 0, made.err
-    assert json.loads((out / "protocol.json").read_text())["version"] == "1.1"
+    assert json.loads((out / "protocol.json").read_text())["version"] == "2.0"
     edited(own, calibration={"bins": 20, "binning": "equal_mass"})
     answer = dhs("survey", "sky", "--out", out, "--set", f"protocol={own}", *tiny)
     assert answer.code == 1
