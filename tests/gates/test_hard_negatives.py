@@ -101,5 +101,9 @@ def test_too_few_pairs_or_negatives_decide_nothing(arcs, protocol):
     few = suite(arcs, protocol, lambda s, *_, **__: s.mean(axis=(1, 2, 3)), HN2=arcs.controls[:60])
     assert few["HN2_artefact_auc"].status is Status.NOT_EVALUATED
     assert "60 of the 300 pairs" in few["HN2_artefact_auc"].detail
-    none = suite(arcs, protocol, lambda s, *_, **__: s.mean(axis=(1, 2, 3)), None, HN2=arcs.controls[:5])
-    assert all(m.status is Status.NOT_EVALUATED for name, m in none.items() if name != "HN2_auroc")
+    blind = suite(arcs, protocol, lambda s, *_, **__: s.mean(axis=(1, 2, 3)), None, HN2=arcs.controls[:30])
+    assert blind["HN2_fpr"].status is Status.NOT_EVALUATED
+    assert blind["HN2_auroc"].value is not None
+    none = suite(arcs, protocol, lambda s, *_, **__: s.mean(axis=(1, 2, 3)), HN2=arcs.controls[:5])
+    assert len(none) == 4
+    assert all(m.value is None and "5 pairs; at least 20" in m.detail for m in none.values())

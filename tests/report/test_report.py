@@ -25,6 +25,7 @@ from darkhaloscope.report import (
 )
 from darkhaloscope.report.report import (
     finding_text,
+    hard_table,
     quoted,
     report_json,
     unlisted_manifests,
@@ -253,6 +254,12 @@ def mock_results(**changes):
                 **contaminant,
             ),
         ),
+        hard_negatives=tuple(
+            measured(f"hardneg_sim_{kind}_{name}", value, value - 0.02, value + 0.02, n=700, **changed)
+            for kind, values in (("HN0", (0.77, 0.91, 0.74, 0.05)), ("HN1", (0.51, 0.73, 0.29, 0.14)))
+            for name, value in zip(("artefact_auc", "auroc", "tpr_at_fpr_01", "fpr"), values, strict=True)
+            for changed in [{"status": Status.FAIL} if value == 0.77 else {}]
+        ),
         slices=(measured("auroc_synth_psf_1.0-1.3", 0.91, 0.87, 0.94, n=400),),
         real_lenses=tuple(
             LensPicture(
@@ -306,6 +313,7 @@ def test_sections_stand_in_the_order_a_reader_needs(page):
         "gates",
         "foundation",
         "completeness",
+        "hard",
         "contaminants",
         "lenses",
         "provenance",
@@ -354,6 +362,19 @@ def test_every_measured_number_stands_with_interval_n_method_domain_and_a_linked
     assert "needs 10,000 negatives, has 980" in rows["tpr_at_fpr_1e-3_synth"]
     assert "host real · arc simulated" in rows["auroc_real_hosts_sim_arcs"]
     assert "host synthetic · arc mock" in rows["mock_anchor_recall_at_50"]
+
+
+def test_each_kind_of_hard_negative_is_one_row_with_its_light_and_its_probe(results, page):
+    table = hard_table(results.hard_negatives)
+    assert [row["kind"] for row in table] == ["HN0", "HN1"]
+    assert table[0]["artefact_auc"].status is Status.FAIL
+    assert table[1]["fpr"].value == 0.14
+    text = flat(page[page.index('<h2 id="hard"') : page.index('<h2 id="contaminants"')])
+    assert re.search(r"HN1 light shuffled within rings 700 0\.51\d* \[0\.49\d*, 0\.53\d*\] 0\.73", text)
+    assert text.count("FAIL") == 1
+    assert "host synthetic · arc simulated" in text
+    bare = render_report(mock_results(hard_negatives=()))
+    assert "No hard negatives were scored" in flat(bare)
 
 
 def test_gates_that_decide_come_first_and_the_others_are_marked(page):

@@ -30,9 +30,13 @@ ARTEFACT_BOUND = 0.60
 ARTEFACT_PAIRS = 300
 """Pairs below which the probe decides nothing: its AUROC scatters by .05 there."""
 
+LEAST_PAIRS = 20
+"""Pairs below which nothing is told of a kind."""
+
 WITHIN_FPR = 0.1
 """Share of the hard negatives above the threshold at which recall among them is told."""
 
+_FIGURES = ("artefact_auc", "auroc", "tpr_at_fpr_01", "fpr")
 _RING_PIX = (5.0, 14.0)
 _LAGS_PIX = (1, 2, 3)
 _PASSED = 0.35
@@ -133,8 +137,13 @@ class HardSuite:
         """
         found: list[Measured] = []
         for kind, (rows, stamps) in self.hard.items():
-            found += self._of_kind(kind, rows, stamps)
+            found += self._of_kind(kind, rows, stamps) if len(rows) >= LEAST_PAIRS else self._few(kind, rows)
         return tuple(found)
+
+    def _few(self, kind: str, rows: NDArray[np.intp]) -> list[Measured]:
+        nothing = Estimate(None, None, None, len(rows), self.pairs.take(rows).n_hosts, "none")
+        reason = f"{len(rows)} pairs; at least {LEAST_PAIRS} are needed"
+        return [self._figure(f"{kind}_{name}", nothing, reason) for name in _FIGURES]
 
     @cached_property
     def _arc_scores(self) -> PerPair:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from sklearn.isotonic import IsotonicRegression
 
-from darkhaloscope.contracts.checks import Finding
+from darkhaloscope.contracts.checks import Finding, Status
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.gates.arrays import PairArrays, PerPair
@@ -110,6 +110,6 @@ def monotonicity_finding(
     detail = (
         f"recall by S/N, faintest first: {recalls} (likelihood ratio {found.statistic:.2f}); {point.text}"
     )
-    return protocol.measure(
-        NAME, found.p, n=n if point.enough else 0, n_clusters=len(set(pairs.hosts[known])), detail=detail
-    )
+    measured = protocol.measure(NAME, found.p, n=n, n_clusters=len(set(pairs.hosts[known])), detail=detail)
+    status = measured.status if point.enough else Status.NOT_EVALUATED
+    return measured.model_copy(update={"status": status})

@@ -34,12 +34,13 @@ def assemble(run: Results) -> RunResults:
     e = run.experiment
     verdict, reasons = decide(run.foundation + run.findings)
     slices = tuple(m for m in run.synth if any(mark in m.name for mark in _SLICE_MARKS))
-    measured = (
-        tuple(m for m in run.synth if m not in slices) + run.rings + run.hard_negatives_told + run.anchors
-    )
+    measured = tuple(m for m in run.synth if m not in slices) + run.rings + run.anchors
     save_json(
         run.models / "results" / "metrics.json",
-        [m.model_dump(mode="json") for m in (*measured, *slices, *run.contaminants)],
+        [
+            m.model_dump(mode="json")
+            for m in (*measured, *slices, *run.contaminants, *run.hard_negatives_told)
+        ],
     )
     host = host_domain(positives(run.test))
     pairs = tuple(d.fingerprint for d in run.pairs.values())
@@ -63,6 +64,7 @@ def assemble(run: Results) -> RunResults:
         completeness=run.completeness,
         slices=slices,
         contaminants=run.contaminants,
+        hard_negatives=run.hard_negatives_told,
         real_lenses=_lens_pictures(run),
         manifests=_manifests(run),
         limits=_limits(run),

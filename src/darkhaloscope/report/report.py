@@ -7,7 +7,7 @@ their interval, never across a bound. Text from outside (names, reasons, caption
 import base64
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -65,7 +65,7 @@ class ManifestEntry(Shown):
 class RunResults(Shown):
     """Everything the page says.
 
-    measured       the key numbers; `contaminants` and `slices` are shown in tables of their own
+    measured       the key numbers; `contaminants`, `hard_negatives` and `slices` have tables of their own
     gates          findings of the protocol: those that decide come first, the others are marked
     foundation     findings on the data before training
     reasons        the verdict in words, one sentence each
@@ -92,6 +92,7 @@ class RunResults(Shown):
     completeness: Completeness | None = None
     slices: tuple[Measured, ...] = ()
     contaminants: tuple[Measured, ...] = ()
+    hard_negatives: tuple[Measured, ...] = ()
     real_lenses: tuple[LensPicture, ...] = ()
     manifests: tuple[ManifestEntry, ...] = ()
     limits: tuple[str, ...] = ()
@@ -166,6 +167,7 @@ def render_report(results: RunResults) -> str:
         lens_picture=lambda lens: _uri(stamp_png(lens.stamp), "png"),
         pair_facts=figures.pair_facts,
         tag=figures.domain_tag,
+        hard_table=hard_table,
         link=_links(results),
         unlisted=unlisted_manifests(results),
         did=results.what_was_done or _what_was_done(results),
@@ -225,6 +227,26 @@ def _what_was_done(results: RunResults) -> tuple[str, ...]:
     )
 
 
+_MOVED = {
+    "HN0": "pixels shuffled in azimuth, after the PSF (the brief's)",
+    "HN1": "light shuffled within rings",
+    "HN2": "azimuthal phases drawn anew: blobs on a ring",
+    "HN3": "every image turned by 90°: radial streaks",
+    "HN4": "the source unlensed, where the images were",
+    "HN5": "every image turned by 180°: bent away",
+}
+"""What each hard negative does with an arc's light."""
+
+
+def hard_table(rows: Sequence[Measured]) -> list[dict[str, Any]]:
+    """One row for each kind of hard negative: what it is, and its figures by the last part of their names."""
+    found: dict[str, dict[str, Any]] = {}
+    for m in rows:
+        kind, _, quantity = m.name.removeprefix("hardneg_sim_").partition("_")
+        found.setdefault(kind, {"kind": kind, "what": _MOVED.get(kind, "")})[quantity] = m
+    return list(found.values())
+
+
 def _links(results: RunResults) -> Callable[[str], str | None]:
     """From a manifest's fingerprint, whole or shortened, to its row in the provenance table."""
 
@@ -252,7 +274,8 @@ def unlisted_manifests(results: RunResults) -> list[str]:
     parts = (results.history, results.completeness, *results.gallery, *results.roc, *results.real_lenses)
     named = [part.origin.manifests for part in parts if part is not None]
     named += [o.manifests for o in (results.gates_origin, results.foundation_origin) if o is not None]
-    named += [m.manifests for m in (*results.measured, *results.slices, *results.contaminants)]
+    tables = (results.measured, results.slices, results.contaminants, results.hard_negatives)
+    named += [m.manifests for table in tables for m in table]
     return sorted({manifest for group in named for manifest in group if link(manifest) is None})
 
 
