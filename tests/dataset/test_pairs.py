@@ -355,8 +355,15 @@ def test_views_hold_arcs_then_controls_with_their_core():
     batches = list(loader)
     assert [len(b.x) for b in batches] == [8, 6]
     assert batches[0].y.tolist() == [1.0] * 4 + [0.0] * 4
-    assert batches[0].core.shape == (8, 1, SIZE, SIZE)
-    assert 70 <= int(batches[0].core[0].sum()) <= 86  # pi 5^2
+    gone = (batches[0].hidden == 0).all(dim=1)
+    assert gone.shape == (8, SIZE, SIZE)
+    assert 70 <= int(gone[0].sum()) <= 86  # pi 5^2
+    rest = ~gone[:, None].expand_as(batches[0].x)
+    assert torch.equal(batches[0].hidden[rest], batches[0].x[rest])
+    matched = ViewDataset(pairs, ASINH, radius_pix=5.0, matched=True)[0]
+    assert torch.equal(matched.x, batches[0].x[[0, 4]])
+    assert torch.equal(matched.hidden[rest[[0, 4]]], matched.x[rest[[0, 4]]])
+    assert (matched.hidden[:, :, 32, 32] > 0.5).all()  # where the galaxy is: no hole
     b = pairs.block
     assert np.array_equal(batches[0].x[0].numpy(), ASINH.apply(b.stamp, b.x_center, b.y_center)[0])
 

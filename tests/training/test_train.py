@@ -290,6 +290,17 @@ def test_every_field_changes_the_weights(name, toy, undisturbed, tmp_path):
     assert not equal(weights(changed), weights(undisturbed)) or changed.history != undisturbed.history
 
 
+def test_the_core_is_hidden_in_the_select_split_as_core_dropout_hides_it(toy, undisturbed, tmp_path):
+    """Without dropout nothing else of the run depends on the fill."""
+    matched = PairSampling(core_dropout_prob=0.0, core_dropout_fill="matched")
+    changed = toy.run(tmp_path, sampling=matched)
+    for here, there in zip(changed.history, undisturbed.history, strict=True):
+        assert here.select_auroc == there.select_auroc
+        assert here.train_loss == there.train_loss
+    masked = [[epoch.select_core_masked_auroc for epoch in r.history] for r in (changed, undisturbed)]
+    assert masked[0] != masked[1]
+
+
 def test_the_field_changes_the_curves(toy, undisturbed, tmp_path):
     network = toy.tiny_config().network.model_copy(update={"field_pix": 24})
     assert toy.run(tmp_path, toy.tiny_config(network=network)).history != undisturbed.history

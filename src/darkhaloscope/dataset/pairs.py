@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
@@ -32,7 +31,7 @@ from darkhaloscope.contracts.random import stream
 from darkhaloscope.dataset.augment import band_noise, matched_core, moved
 from darkhaloscope.dataset.pixels import HardSource, PairBlock, PairSource, StampSource
 from darkhaloscope.dataset.sampling import SHUFFLE, PairSampling
-from darkhaloscope.stamps.measure import azimuthal_shuffle, core_dropout, core_mask
+from darkhaloscope.stamps.measure import azimuthal_shuffle, core_dropout, fill_core
 from darkhaloscope.stamps.preprocess import Preprocess
 
 Index = tuple[int, int]
@@ -357,18 +356,25 @@ class EvenBatches(Sampler[list[Index]]):
 
 
 class ViewRows(NamedTuple):
-    """Rows to be scored: x (n, band, y, x), core bool (n, 1, y, x), y (n,)."""
+    """Rows to be scored: x (n, band, y, x), the same with the core hidden, y (n,)."""
 
     x: torch.Tensor
-    core: torch.Tensor
+    hidden: torch.Tensor
     y: torch.Tensor
 
 
 class ViewDataset(Dataset[ViewRows]):
-    """Arcs and their controls as they are: no augmentation, with the mask of the core for the masked view."""
+    """Arcs and their controls as they are, and with the core hidden: no augmentation.
 
-    def __init__(self, pairs: PairSource, preprocess: Preprocess, *, radius_pix: float) -> None:
-        self.pairs, self.preprocess, self.radius_pix = pairs, preprocess, radius_pix
+    matched   hide the core as `matched_core` does instead of by zeros (the brief's core-masked view): a network
+              whose core dropout leaves no edge has never seen a hole, and zeros would judge it by that
+    """
+
+    def __init__(
+        self, pairs: PairSource, preprocess: Preprocess, *, radius_pix: float, matched: bool = False
+    ) -> None:
+        self.pairs, self.preprocess = pairs, preprocess
+        self.radius_pix, self.matched = radius_pix, matched
 
     def __len__(self) -> int:
         return len(self.pairs.keys)
@@ -381,16 +387,16 @@ class ViewDataset(Dataset[ViewRows]):
         block = self.pairs.take(rows)
         x_center, y_center = np.tile(block.x_center, 2), np.tile(block.y_center, 2)
         seen = self.preprocess.apply(np.concatenate([block.stamp, block.control]), x_center, y_center)
-        core = core_masks(seen.shape[-2:], x_center, y_center, self.radius_pix)
         label = np.repeat(np.array([1, 0], np.float32), len(rows))
-        return [ViewRows(torch.from_numpy(seen), torch.from_numpy(core), torch.from_numpy(label))]
+        hidden = self._hidden(seen, x_center, y_center)
+        return [ViewRows(torch.from_numpy(seen), torch.from_numpy(hidden), torch.from_numpy(label))]
 
-
-def core_masks(
-    shape: tuple[int, int], x_center: np.ndarray, y_center: np.ndarray, radius_pix: float
-) -> Bool[np.ndarray, "n 1 y x"]:
-    """True within `radius_pix` of each stamp's centre, with an axis for the bands."""
-    return core_mask(shape, x_center, y_center, radius_pix=radius_pix)[:, np.newaxis]
+    def _hidden(self, seen: np.ndarray, x_center: np.ndarray, y_center: np.ndarray) -> np.ndarray:
+        radius = self.radius_pix
+        if not self.matched:
+            return fill_core(seen, x_center, y_center, radius_pix=radius, fill="zero")
+        rows = zip(seen, x_center, y_center, strict=True)
+        return np.stack([matched_core(stamp, float(x), float(y), radius_pix=radius) for stamp, x, y in rows])
 
 
 def first(batch: Sequence[ViewRows]) -> ViewRows:

@@ -7,7 +7,11 @@ from pydantic import Field
 from darkhaloscope.contracts.config import Frozen
 
 MONITOR = "select_core_masked_auroc"
-"""The curve that chooses the best epoch and stops training: AUROC on the select split, r < 5 px hidden."""
+"""The curve that chooses the best epoch and stops training: AUROC on the select split, r < 5 px hidden.
+
+Hidden by zeros, or as core dropout hides it where that is matched. A network trained without core dropout has
+never seen a hidden core: of its epochs this chooses an early one.
+"""
 
 
 class NetworkConfig(Frozen):

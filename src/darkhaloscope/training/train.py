@@ -129,7 +129,8 @@ def train(
         rows = PairDataset(
             train_pairs, sampling, preprocess, seed=config.seed, negatives=negatives, hard=hard
         )
-        views = ViewDataset(select_pairs, preprocess, radius_pix=CORE_RADIUS_PIX)
+        matched = sampling.core_dropout_fill == "matched"
+        views = ViewDataset(select_pairs, preprocess, radius_pix=CORE_RADIUS_PIX, matched=matched)
         loaders = _loaders(config, rows, views, curves)
         module = Training(config, curves, bands=shape[0], steps=len(loaders[0]))
         if watch is not None:
@@ -217,7 +218,7 @@ class Training(LightningModule):  # type: ignore[misc]
         """Score the full and the core-masked view of the select split."""
         del batch_idx
         full = self.network(batch.x).float()
-        masked = self.network(batch.x.masked_fill(batch.core, 0.0)).float()
+        masked = self.network(batch.hidden).float()
         self._select.add(float(binary_cross_entropy_with_logits(full, batch.y)), len(batch.y))
         self._views.append(torch.stack([batch.y, full, masked]).cpu().numpy().astype(np.float64))
 
