@@ -366,7 +366,7 @@ class ViewRows(NamedTuple):
 class ViewDataset(Dataset[ViewRows]):
     """Arcs and their controls as they are, and with the core hidden: no augmentation.
 
-    matched   hide the core as `matched_core` does instead of by zeros (the brief's core-masked view): a network
+    matched   hide the core as `matched_core` does, not by zeros (the brief's core-masked view): a network
               whose core dropout leaves no edge has never seen a hole, and zeros would judge it by that
     """
 
