@@ -16,28 +16,46 @@ Planes = NDArray[np.floating[Any]]
 RIM_PIX = 3.0
 """Width of the ring beyond the core that the fill continues."""
 
+_ROUND_PIX = 1.5
 _MODES = 2  # azimuthal: the ellipticity of a galaxy is m = 2
-_LEAST, _MOST = 0.2, 5.0  # of the core's noise over the sky's, in normalised pixels
+_AROUND_PIX = 8.0  # beyond the core, where the noise is read off as a function of brightness
+_RANGE = (0.01, 5.0)  # of the core's noise over the sky's, in normalised pixels
+_LEAST_GRAIN = 1e-6
 _PAD_PIX = 8  # mirrored on each side before a stamp is moved
 
 
 def matched_core(seen: Planes, x_center: float, y_center: float, *, radius_pix: float) -> Planes:
     """A normalised stamp (band, y, x) whose core continues what lies around it, with noise of its own.
 
-    The light in the ring that begins at `radius_pix` is fitted with a slope and with harmonic terms up to
-    m = 2, c (r/R)^m cos m phi, which are continued inward. The noise is that of the quietest corner, its
-    texture the survey's, scaled to what scatters between neighbours in the ring.
+    The light in the ring that begins at `radius_pix` is fitted with a slope, rounded at the middle as the PSF
+    rounds it, and with harmonic terms up to m = 2, c (r/R)^m cos m phi; both are continued inward. The noise is that of the quietest corner, its
+    texture the survey's. A normalisation makes noise depend on brightness (asinh: less of it where it is
+    bright), so its strength is read off around the core, as a function of the level, and continued too.
     """
     radius = radius_map(seen.shape, x_center, y_center)
     core, rim = radius < radius_pix, (radius >= radius_pix) & (radius < radius_pix + RIM_PIX)
     terms = _terms(seen.shape, radius, x_center, y_center, radius_pix)
     fit, *_ = np.linalg.lstsq(terms[rim], seen[:, rim].T.astype(np.float64), rcond=None)
+    light = (terms[core] @ fit).T
     noise, corner = _quietest_corner(seen, core)
-    grain = np.abs(_grain(seen))
-    quiet = np.maximum(np.median(grain[:, corner], axis=1), np.finfo(np.float32).tiny)
-    scale = np.clip(np.median(grain[:, rim], axis=1) / quiet, _LEAST, _MOST)
+    around = (radius >= radius_pix) & (radius < radius_pix + _AROUND_PIX)
     out = seen.copy()
-    out[:, core] = (terms[core] @ fit).T + scale[:, None] * noise
+    out[:, core] = light + np.exp(_log_noise(seen, around, corner, light)) * noise
+    return out
+
+
+def _log_noise(
+    seen: Planes, around: NDArray[np.bool_], corner: NDArray[np.bool_], light: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Log of how much stronger the noise is at the core's levels than in a corner, (band, core pixel)."""
+    level = _neighbours(seen)
+    grain = np.log(np.abs(seen - level) + _LEAST_GRAIN)
+    out = np.empty_like(light)
+    for band in range(len(seen)):
+        x, y = level[band, around].astype(np.float64), grain[band, around]
+        slope = np.cov(x, y)[0, 1] / max(float(x.var(ddof=1)), _LEAST_GRAIN)
+        strength = y.mean() + slope * (light[band] - x.mean()) - grain[band, corner].mean()
+        out[band] = np.clip(strength, *np.log(_RANGE))
     return out
 
 
@@ -48,14 +66,14 @@ def _terms(
     rows, columns = np.mgrid[: shape[-2], : shape[-1]]
     phi, share = np.arctan2(rows - yc, columns - xc), radius / radius_pix
     waves = [wave(m * phi) * share**m for m in range(1, _MODES + 1) for wave in (np.cos, np.sin)]
-    return np.stack([np.ones_like(radius), radius - radius_pix, *waves], axis=-1)
+    rounded = np.hypot(radius, _ROUND_PIX) - np.hypot(radius_pix, _ROUND_PIX)  # the PSF leaves no cusp
+    return np.stack([np.ones_like(radius), rounded, *waves], axis=-1)
 
 
-def _grain(seen: Planes) -> Planes:
-    """Each pixel less the mean of its four neighbours (those across the border: the pixel itself)."""
+def _neighbours(seen: Planes) -> Planes:
+    """Mean of each pixel's four neighbours; at the border the pixel stands for those it lacks."""
     wide = np.pad(seen, [(0, 0), (1, 1), (1, 1)], mode="edge")
-    around = wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
-    return seen - around / 4
+    return np.asarray((wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]) / 4)
 
 
 def _quietest_corner(seen: Planes, core: NDArray[np.bool_]) -> tuple[Planes, NDArray[np.bool_]]:
