@@ -28,9 +28,10 @@ def matched_core(seen: Planes, x_center: float, y_center: float, *, radius_pix: 
     """A normalised stamp (band, y, x) whose core continues what lies around it, with noise of its own.
 
     The light in the ring that begins at `radius_pix` is fitted with a slope, rounded at the middle as the PSF
-    rounds it, and with harmonic terms up to m = 2, c (r/R)^m cos m phi; both are continued inward. The noise is that of the quietest corner, its
-    texture the survey's. A normalisation makes noise depend on brightness (asinh: less of it where it is
-    bright), so its strength is read off around the core, as a function of the level, and continued too.
+    rounds it, and with harmonic terms up to m = 2, c (r/R)^m cos m phi; both are continued inward. The noise
+    is that of the quietest corner, its texture the survey's. A normalisation makes noise depend on brightness
+    (asinh: less of it where it is bright), so its strength is read off around the core, as a function of the
+    level, and continued too.
     """
     radius = radius_map(seen.shape, x_center, y_center)
     core, rim = radius < radius_pix, (radius >= radius_pix) & (radius < radius_pix + RIM_PIX)
