@@ -163,7 +163,7 @@ def test_a_matched_core_shows_no_edge():
     first_control = {name: rows[pairs.keys[0]][1] for name, rows in dropped.items()}
     noise = {name: np.diff(seen[1], axis=1)[core[:, 1:]].std() for name, seen in first_control.items()}
     assert noise["outer_median"] == 0.0
-    assert noise["matched"] == pytest.approx(noise["none"], rel=0.5)  # not the sky's, which asinh makes larger
+    assert noise["matched"] == pytest.approx(noise["none"], rel=0.5)  # not the sky's: asinh makes that larger
     for seen in first_control.values():  # what lies beyond the core is left alone
         assert np.array_equal(seen[:, r[0] >= 5], first_control["none"][:, r[0] >= 5])
 
