@@ -9,6 +9,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from darkhaloscope.contracts.checks import Finding, Findings, Status
+from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.evaluation.metrics import (
     anchor_metrics,
@@ -149,7 +150,8 @@ class Results(ModelStages):
     def hard_negatives_told(self) -> tuple[Measured, ...]:
         """What the model makes of each kind of hard negative; kept beside what it was made from."""
         path = self.models / "results" / "hard_negatives.json"
-        mark = self.gates_mark(self.trained.checkpoint_sha256)
+        likeness = self.experiment.sampling.hard_negative_likeness
+        mark = fingerprint([self.gates_mark(self.trained.checkpoint_sha256), likeness])
         if path.exists():
             held = json.loads(path.read_text(encoding="utf-8"))
             if held["made_from"] == mark:
