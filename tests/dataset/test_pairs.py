@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from darkhaloscope.contracts.errors import ConfigError, DataError, StampError
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
+from darkhaloscope.dataset.augment import matched_core
 from darkhaloscope.dataset.pairs import (
     EpochOrder,
     EvenBatches,
@@ -168,6 +169,17 @@ def test_a_matched_core_shows_no_edge():
         assert np.array_equal(seen[:, r[0] >= 5], first_control["none"][:, r[0] >= 5])
 
 
+def test_a_matched_core_knows_nothing_of_the_core_it_replaces():
+    pairs = make_pairs(n=4)
+    seen = ASINH.apply(pairs.block.control, pairs.block.x_center, pairs.block.y_center)
+    r = radius_map(seen.shape, pairs.block.x_center, pairs.block.y_center)
+    other = seen + 7 * np.random.default_rng(0).random(seen.shape).astype(np.float32) * (r < 5)[:, None]
+    for i in range(4):
+        centre = float(pairs.block.x_center[i]), float(pairs.block.y_center[i])
+        fills = [matched_core(x[i], *centre, radius_pix=5.0) for x in (seen, other)]
+        assert np.array_equal(*fills)
+
+
 def negative_pixels(pairs, sampling, monkeypatch, **given):
     """Negatives as they are before normalisation."""
     monkeypatch.setattr(Preprocess, "apply", lambda _self, batch, *_: batch.copy())
@@ -313,6 +325,9 @@ def test_the_shuffle_is_drawn_as_often_as_each_other_kind(monkeypatch):
     rows = negative_pixels(pairs, mixed, monkeypatch, hard=hard)
     share = np.mean([rows[key][1].min() > 500 for key in pairs.keys])
     assert 0.45 < share < 0.85
+    hard.usable[:] = False  # the shuffle stands for what could not be made: the share is kept
+    rows = negative_pixels(pairs, mixed, monkeypatch, hard=hard)
+    assert not any(np.array_equal(rows[key][1], pairs.block.control[i]) for i, key in enumerate(pairs.keys))
 
 
 @pytest.mark.parametrize("changed", [{"shift_pix": 0.9}, {"added_noise": 2.0}])

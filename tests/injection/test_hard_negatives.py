@@ -16,6 +16,7 @@ from darkhaloscope.injection.hard_negatives import (
 )
 from darkhaloscope.injection.inject import RENDERER, Inject
 from darkhaloscope.injection.lens import Lens
+from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.injection.render import ArcTask, Frame
 from darkhaloscope.injection.source import Part, Sersic, Source
 from darkhaloscope.stamps.measure import azimuthal_shuffle
@@ -216,6 +217,25 @@ def test_a_row_does_not_depend_on_its_neighbours(both, hosts):
     assert InjectHardNegatives(seed=1).run(hosts(40).slice(7, 1)).equals(hard.slice(7, 1))
     other = InjectHardNegatives(seed=2).run(hosts(40).slice(7, 1))
     assert other.column("stamp_npz") != hard.slice(7, 1).column("stamp_npz")
+
+
+def test_a_recipe_that_scales_arcs_to_an_s_n_gives_the_moved_light_the_arc_s_flux(hosts):
+    recipe = Recipe(flux_mode="snr_targeted")
+    pairs = Inject(seed=1, recipe=recipe).run(hosts(12))
+    hard = InjectHardNegatives(seed=1, recipe=recipe, negatives=("HN2",)).run(hosts(12))
+    snr = [np.array(t.column("arc_snr_mf").to_pylist(), dtype=float) for t in (pairs, hard)]
+    assert (snr[1] < 0.99 * snr[0]).mean() > 0.5  # spread out, the same flux has less of it
+    for row in range(12):
+        arc = _planes(pairs, "arc_npz", row, "arc").sum()
+        moved = (_planes(hard, "stamp_npz", row) - _planes(pairs, "ctrl_stamp_npz", row)).sum()
+        assert moved == pytest.approx(arc, rel=0.35, abs=0.2)
+
+
+def test_light_that_misses_the_stamp_is_left_as_it_is():
+    task = task_of()
+    nothing = np.zeros_like(RENDERER.light(task))
+    for kind in SKY_KINDS:
+        assert not reshaped(nothing, task, kind, RNG(0)).any()
 
 
 def test_one_kind_can_be_asked_for(hosts):

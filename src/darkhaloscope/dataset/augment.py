@@ -39,7 +39,9 @@ def matched_core(seen: Planes, x_center: float, y_center: float, *, radius_pix: 
     fit, *_ = np.linalg.lstsq(terms[rim], seen[:, rim].T.astype(np.float64), rcond=None)
     light = (terms[core] @ fit).T
     noise, corner = _quietest_corner(seen, core)
-    around = (radius >= radius_pix) & (radius < radius_pix + _AROUND_PIX)
+    around = (radius >= radius_pix + 1) & (
+        radius < radius_pix + _AROUND_PIX
+    )  # none with a neighbour in the core
     out = seen.copy()
     out[:, core] = light + np.exp(_log_noise(seen, around, corner, light)) * noise
     return out

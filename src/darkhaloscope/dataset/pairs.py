@@ -140,12 +140,13 @@ class PairDataset(Dataset[TrainingRows]):
         kinds = self.sampling.hard_negative_kinds
         kind = kinds[draw.pick(len(kinds), "kind") if len(kinds) > 1 else 0]
         control = pairs.control[i]
-        if kind == SHUFFLE:
+        made = kind != SHUFFLE and self.hard is not None and bool(self.hard.usable[row])
+        if self.hard is not None and made:
+            return np.asarray(self.hard.take([row])[0])
+        if SHUFFLE in kinds:  # also where no other kind could be made, so that the share is kept
             arc = pairs.stamp[i] - control
             moved_arc = azimuthal_shuffle(arc, draw.rng("shuffle"), pairs.x_center[i], pairs.y_center[i])
             return np.asarray(control + moved_arc)
-        if self.hard is not None and self.hard.usable[row]:
-            return np.asarray(self.hard.take([row])[0])
         return np.asarray(control)
 
     def _disturbed(

@@ -37,8 +37,8 @@ class PairSampling(Frozen):
         default=0.9,
         gt=0,
         le=1,
-        description="A stored hard negative whose light is still the arc's to this correlation is none: its "
-        "control stays as it is.",
+        description="A stored hard negative whose light is still the arc's to this correlation is none: HN0 "
+        "stands for it where that is among the kinds, else the control stays as it is.",
     )
     core_dropout_prob: float = Field(
         default=0.5, ge=0, le=1, description="Share of the pairs that lose the core of both members."

@@ -31,6 +31,7 @@ from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.tables import HARD_NEGATIVES, SKY_KINDS, SkyKind, Table
 from darkhaloscope.injection.inject import RENDERER, Inject, ReadyPair, arc_task
 from darkhaloscope.injection.render import Arc, ArcTask, cell_of
+from darkhaloscope.stamps.measure import arc_snr_mf
 
 Light = NDArray[np.float32]
 """(layer, cell rows, cell columns)."""
@@ -186,6 +187,8 @@ def _moved(light: Light, down: int, right: int) -> Light:
 
 def reshaped(light: Light, task: ArcTask, kind: str, rng: np.random.Generator) -> Light:
     """An arc's light on cells as the hard negative `kind`."""
+    if not light.max() > 0:  # nothing fell on the stamp: there is nothing to move
+        return light
     place = Place.of(task)
     makers: dict[str, Callable[[], Light]] = {
         "HN1": lambda: shuffled_in_rings(light, place, rng),
@@ -219,6 +222,15 @@ def _likeness(moved: NDArray[np.float64], arc: NDArray[np.float64]) -> float | N
     return float(np.atleast_2d(np.corrcoef(both))[0, 1])
 
 
+def _moved_arc(pair: ReadyPair, moved: Arc, arc: Arc) -> _Moved:
+    """Moved light of the arc's own flux, where a recipe scales arcs to an S/N too."""
+    scale = 1.0
+    if pair.truth.target_snr is not None:
+        bands = np.broadcast_to(np.asarray(pair.imaging.flux_scale), len(arc.image))[:, None, None]
+        scale = pair.truth.target_snr / float(arc_snr_mf(arc.image * bands, pair.control.invvar))
+    return _Moved(scale * moved.image, scale * moved.flux_nmgy, _likeness(moved.image, arc.image))
+
+
 class InjectHardNegatives(Inject):
     """One hard negative for each pair that `Inject` of the same settings makes: STAMPS to HARD_NEGATIVES.
 
@@ -247,8 +259,12 @@ class InjectHardNegatives(Inject):
         return HARD_NEGATIVES.conform(kept) if kept else HARD_NEGATIVES.schema.empty_table()
 
     def _finished(self, pair: ReadyPair, arc: Arc) -> dict[str, Any]:
-        row = super()._finished(pair, arc)
-        return row | {"likeness": arc.likeness} if isinstance(arc, _Moved) else row
+        if not isinstance(arc, _Moved):
+            return super()._finished(pair, arc)
+        plain = replace(
+            pair, truth=replace(pair.truth, target_snr=None)
+        )  # the arc's scale is in the light already
+        return super()._finished(plain, arc) | {"likeness": arc.likeness}
 
     def _arcs(self, lit: Sequence[ReadyPair]) -> Sequence[Arc]:
         tasks = [arc_task(pair.control, pair.truth, pair.psf) for pair in lit]
@@ -260,6 +276,6 @@ class InjectHardNegatives(Inject):
 
         moved = RENDERER.render(tasks, reshape=reshape)
         return [
-            _Moved(new.image, new.flux_nmgy, _likeness(new.image, arc.image))
-            for new, arc in zip(moved, RENDERER.render(tasks), strict=True)
+            _moved_arc(pair, new, arc)
+            for pair, new, arc in zip(lit, moved, RENDERER.render(tasks), strict=True)
         ]
