@@ -153,7 +153,7 @@ def _sky(experiment: Experiment, out: Path, hosts: int, workers: int) -> Dataset
     survey = experiment.survey
     share = 1.0 - survey.priors.discs.share
     bricks = int(np.ceil(hosts / (share * survey.targets_per_brick)))
-    used = survey.bricks + survey.lookalikes.bricks
+    used = survey.bricks + survey.lookalikes.bricks + survey.distractors.bricks
     rows = plan_bricks(
         experiment.seed, bricks, survey.targets_per_brick, priors=survey.priors, anchors=0, first=used
     )

@@ -4,10 +4,11 @@
 
 RUN is the folder of a run whose pairs and splits are made (gen5_prime_baseline at its default size). For
 each seed small networks are trained on some of its train pairs, into whose positives a shortcut is planted:
-the core brighter by a fifth, or one pixel 3 px from the middle brighter by two sigma. Then every gate of
+the core brighter by a fifth, or one pixel 2 px from the middle brighter by two sigma. Then every gate of
 `reliance_findings` looks at the network, on test pairs with the same shortcut. With mitigations (the brief's
 core dropout and shuffled negatives) and without; on clean pairs too; and on pairs without an arc, where
-nothing may be decided. What is done is kept in FOLDER and not done again. Three minutes a network.
+nothing may be decided. What is done is kept in FOLDER (one for each RUN) and not done again. Three minutes a
+network.
 """
 
 import argparse

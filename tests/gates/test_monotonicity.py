@@ -32,7 +32,7 @@ def flat(rank):
 def test_a_right_model_fails_no_more_often_than_it_should(draws_per_host):
     p = np.array([p_of(flat, seed=s, draws_per_host=draws_per_host, replicates=100) for s in range(60)])
     assert (p < 0.05).sum() <= 9  # 3 expected; 9 happen once in 400
-    assert p.mean() > 0.35
+    assert 0.35 < p.mean() < 0.75  # half, and more where rows depend on each other less than the null allows
 
 
 def test_a_rising_recall_is_far_from_failing():
@@ -42,6 +42,13 @@ def test_a_rising_recall_is_far_from_failing():
 def test_a_loss_of_the_brightest_is_found():
     assert p_of(lambda rank: np.where(rank > 0.875, 0.3, 0.2 + 0.6 * rank)) < 0.01
     assert p_of(lambda rank: 0.8 - 0.5 * rank) < 0.01
+
+
+def test_a_loss_of_a_fifth_of_the_brightest_is_found_in_a_run_s_number_of_arcs():
+    """Recall .04 to .67 by eighths, as a network's; the last eighth .54 instead of .78."""
+    steps = np.array([0.04, 0.13, 0.29, 0.42, 0.45, 0.57, 0.67, 0.54])
+    p = [p_of(lambda rank: steps[(rank * 8).astype(int)], seed=s, n=4000) for s in range(8)]
+    assert (np.array(p) < 0.01).sum() >= 6
 
 
 def test_the_gate_reads_the_scores_at_the_threshold(arcs, protocol):

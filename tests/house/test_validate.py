@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.pipeline.validate import Openings
+from darkhaloscope.pipeline.openings import Openings
+from darkhaloscope.training.model import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -72,24 +73,55 @@ def test_validate_looks_at_the_run_s_own_network_once(copied, dhs):
     assert all(0 <= row["kappa_r5"] <= 1 for row in summary["overlap"])
     failed = [f for f in summary["findings"] if f["decides"] and f["status"] == "FAIL"]
     assert answer.code == (1 if failed else 0)
-    assert len(summary["test_opened"]) == 1
+    assert [e["reason"] for e in summary["test_opened"]] == [
+        f"network of seed {n} of this run" for n in (42, 43)
+    ]
     again = dhs("validate", copied)
     assert again.code == answer.code, again.err
-    assert len(json.loads((copied / "results" / "test_opened.json").read_text())) == 1
+    assert len(json.loads((copied / "results" / "test_opened.json").read_text())) == 2
+
+
+def altered(copied, **changes):
+    """A network that is not the run's: its weights, another card."""
+    path = copied / "seeds" / "43" / "training" / "checkpoint.pt"
+    scorer = load_checkpoint(path)
+    other = copied / "other.pt"
+    save_checkpoint(other, scorer.model.state_dict(), scorer.card.model_copy(update=changes))
+    return other
 
 
 def test_another_network_on_the_same_test_rows_needs_a_reason(copied, dhs):
-    assert "Traceback" not in dhs("validate", copied).err
-    other = copied / "seeds" / "43" / "training" / "checkpoint.pt"
+    other = altered(copied, best_epoch=1)
     refused = dhs("validate", copied, "--checkpoint", other)
     assert refused.code == 1
     assert "the test split was opened for checkpoint" in refused.last
     assert "--again" in refused.last
-    allowed = dhs("validate", copied, "--checkpoint", other, "--again", "both seeds were declared before")
-    assert "opened 2 times" in allowed.err
-    assert "both seeds were declared before" in allowed.err
+    allowed = dhs("validate", copied, "--checkpoint", other, "--again", "it was declared before")
+    assert "opened 3 times" in allowed.err
+    assert "it was declared before" in allowed.err
     (found,) = (copied / "validated").glob("*/results/validation.json")
-    assert json.loads(found.read_text())["test_opened"][1]["reason"] == "both seeds were declared before"
+    assert json.loads(found.read_text())["test_opened"][2]["reason"] == "it was declared before"
+    declared = dhs("validate", copied, "--checkpoint", copied / "seeds" / "43" / "training" / "checkpoint.pt")
+    assert "opened 3 times" in declared.err  # one of the run's own seeds: no further opening
+
+
+def test_a_network_that_may_have_seen_the_test_rows_is_refused(copied, dhs):
+    marks = load_checkpoint(copied / "training" / "checkpoint.pt").card.fingerprints
+    other = altered(copied, fingerprints=marks | {"splits-sky": "0123456789abcdef"})
+    refused = dhs("validate", copied, "--checkpoint", other, "--again", "why not")
+    assert refused.code == 1
+    assert "was trained on other data than this run's (splits-sky)" in refused.last
+    assert len(json.loads((copied / "results" / "test_opened.json").read_text())) == 2
+
+
+def test_validate_under_another_protocol_than_the_run_s_is_refused(copied, dhs):
+    kept = copied / "protocol.json"
+    held = json.loads(kept.read_text())
+    held["gates"]["v2"]["core_swap_necessity"]["bound"] = 0.5
+    kept.write_text(json.dumps(held))
+    refused = dhs("validate", copied)
+    assert refused.code == 1
+    assert "gates.v2.core_swap_necessity.bound: 0.5 -> 0.1" in refused.last
 
 
 def test_validate_says_in_a_sentence_what_it_cannot_use(copied, dhs, tmp_path):

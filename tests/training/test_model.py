@@ -16,6 +16,7 @@ from darkhaloscope.training.model import (
     MICRO_BATCH,
     Card,
     LensClassifier,
+    encoder_mark,
     load_checkpoint,
     save_checkpoint,
 )
@@ -133,8 +134,13 @@ def test_an_encoder_that_others_trained_is_one_line_and_its_checkpoint_needs_no_
     model = LensClassifier.seeded(asked, bands=3, seed=1)
     theirs = LensClassifier.seeded(SMALL, bands=3, seed=77).backbone
     assert torch.equal(model.backbone.conv1[0].weight, theirs.conv1[0].weight)
-    fresh = LensClassifier.seeded(asked.model_copy(update={"pretrained": False}), bands=3, seed=1)
-    assert not torch.equal(fresh.backbone.conv1[0].weight, theirs.conv1[0].weight)
+    with pytest.raises(ConfigError, match="pretrained: false would leave unread"):
+        LensClassifier.seeded(asked.model_copy(update={"pretrained": False}), bands=3, seed=1)
+    mark = encoder_mark(asked)["encoder"]
+    weights = next(folder.glob("*model.*"))
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert encoder_mark(asked)["encoder"] != mark  # other weights make another run
+    assert encoder_mark(SMALL) == {}
     assert model.plain.backbone == "resnet10t"
     sha = save_checkpoint(tmp_path / "c.pt", model.state_dict(), card(model.plain))
     (folder / "config.json").unlink()

@@ -45,8 +45,8 @@ def isotonic_test(
 ) -> Monotone:
     """P of "recall does not fall with S/N", in bins of equal numbers.
 
-    Null: the isotonic fit. In each replicate hosts are resampled, and the arcs of one host share one uniform
-    number, which is the most that their detections can depend on each other: p is never too small for it.
+    Null: the isotonic fit to these arcs. In each replicate the arcs of one host share one uniform number, the
+    most that their detections can depend on each other: p is never too small for it.
     """
     which = _bins(snr, bins)
     n = np.bincount(which, minlength=bins)
@@ -57,11 +57,9 @@ def isotonic_test(
     m = int(member.max()) + 1
     reached = 0
     for _ in range(replicates):
-        times = np.bincount(rng.integers(m, size=m), minlength=m)[member]
         drawn = rng.random(m)[member] < fitted[which]
-        n_rep = np.bincount(which, weights=times, minlength=bins)
-        k_rep = np.bincount(which, weights=times * drawn, minlength=bins)
-        reached += _lost(k_rep, n_rep, _isotonic(k_rep, n_rep)) >= seen - _ROUNDING
+        k_rep = np.bincount(which, weights=drawn, minlength=bins)
+        reached += _lost(k_rep, n, _isotonic(k_rep, n)) >= seen - _ROUNDING
     return Monotone((1 + reached) / (1 + replicates), seen, k / np.maximum(n, 1), n)
 
 

@@ -25,6 +25,7 @@ from darkhaloscope.gates.classes import SeenClass, class_findings, host_matching
 from darkhaloscope.gates.leakage import leakage_findings
 from darkhaloscope.gates.reliance import reliance_findings, shuffled_negatives
 from darkhaloscope.pipeline.data import DataStages, save_json
+from darkhaloscope.pipeline.openings import Openings
 from darkhaloscope.stamps.stamp import decode_planes
 
 LEAKAGE_PAIRS = 4000
@@ -165,6 +166,18 @@ class ModelStages(DataStages):
 
         return load_checkpoint(self.trained.checkpoint_path, sha256=self.trained.checkpoint_sha256)
 
+    def refuse_other_data(self) -> None:
+        """DataError unless the network was trained on this run's pairs and splits, so not on test rows."""
+        ours = self._fingerprints(pairs=self.pairs, splits=self.pair_splits)
+        theirs = self.scorer.card.fingerprints
+        other = sorted(name for name, mark in ours.items() if theirs.get(name) != mark)
+        if other:
+            problem = (
+                f"was trained on other data than this run's ({', '.join(other)}), perhaps on its test rows"
+            )
+            remedy = "validate it in the run that it comes from"
+            raise DataError(str(self.trained.checkpoint_path), problem, remedy)
+
     @cached_property
     def scores(self) -> dict[str, Dataset]:
         """SCORES of every pair (`pairs-…`) and target (`sky`, `hosts`, `anchors`, `lenses`), by name."""
@@ -259,9 +272,11 @@ class ModelStages(DataStages):
         halves = PairDataset(pairs, plain, e.preprocess, seed=e.training.seed)
 
         def of(rows: NDArray[np.intp]) -> SeenClass:
-            some = pairs.take(rows[:CLASS_ROWS].tolist())
+            order = stream(e.seed, "gates/class rows", str(len(rows))).permutation(len(rows))
+            rows = np.sort(rows[order[:CLASS_ROWS]])
+            some = pairs.take(rows.tolist())
             seen = e.preprocess.apply(some.control, some.x_center, some.y_center)
-            hosts = np.array([pairs.hosts[k] for k in rows[:CLASS_ROWS]])
+            hosts = np.array([pairs.hosts[k] for k in rows])
             return SeenClass(seen, hosts, some.x_center, some.y_center)
 
         given, others = of(halves.positive_rows), of(halves.control_rows)
@@ -318,7 +333,16 @@ class ModelStages(DataStages):
             if rows
         }
 
+    @cached_property
+    def test_rows(self) -> str:
+        """Fingerprint of the test rows: pairs and their splits."""
+        datasets = [*self.pairs.values(), *self.pair_splits.values()]
+        return fingerprint([d.fingerprint for d in datasets])
+
     def _reliance(self) -> Findings:
+        if self.checkpoint is None:  # another's checkpoint is recorded by who hands it in, with a reason
+            own = f"network of seed {self.experiment.training.seed} of this run"
+            Openings(self.out, self.test_rows).open(self.trained.checkpoint_sha256, reason=own)
         calibration = negatives(self.split_scores("calib")).score
         return reliance_findings(
             self.test_pairs,

@@ -1,16 +1,8 @@
-"""One checkpoint against every gate and every view of the core, on the test split, once.
+"""One checkpoint against every gate and every view of the core, on the test split, once (`openings`)."""
 
-A test split that is looked at again and again chooses the model, and its figures are no longer those of
-unseen rows. So each opening is written down in the run's folder, with the checkpoint and the date; another
-checkpoint on the same split needs a reason, which stands in the record and in what is printed.
-"""
-
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,50 +10,14 @@ from numpy.typing import NDArray
 
 from darkhaloscope.contracts.checks import Findings, Status
 from darkhaloscope.contracts.config import fingerprint
-from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, Measured
 from darkhaloscope.evaluation.samples import host_domain, positives
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.core_swap import theta_e_bins
-from darkhaloscope.pipeline.data import save_json
 from darkhaloscope.pipeline.results import Results
 from darkhaloscope.stats import Estimate, auroc_estimate
 
-OPENED = "test_opened.json"
 SUMMARY = "validation.json"
-
-
-class Openings:
-    """When the test split of a run was opened, and for which checkpoint."""
-
-    def __init__(self, out: Path, rows: str) -> None:
-        self.path, self.rows = out / "results" / OPENED, rows
-
-    @property
-    def openings(self) -> list[dict[str, str]]:
-        """Those of the same test rows, oldest first."""
-        if not self.path.exists():
-            return []
-        return [entry for entry in json.loads(self.path.read_text("utf-8")) if entry["rows"] == self.rows]
-
-    def open(self, checkpoint: str, *, reason: str = "") -> list[dict[str, str]]:
-        """Write down that a checkpoint is looked at; DataError if another one was and no reason is given."""
-        before = self.openings
-        if any(entry["checkpoint"] == checkpoint for entry in before):
-            return before
-        if before and not reason:
-            first = before[0]
-            raise DataError(
-                str(self.path),
-                f"says that the test split was opened for checkpoint {first['checkpoint'][:12]} on "
-                f"{first['date']}: another look would choose between models by their test rows",
-                'choose on the select split, or say why: --again "REASON"',
-            )
-        day = datetime.now(UTC).strftime("%Y-%m-%d")
-        entry = {"checkpoint": checkpoint, "date": day, "rows": self.rows, "reason": reason}
-        held = json.loads(self.path.read_text("utf-8")) if self.path.exists() else []
-        save_json(self.path, [*held, entry])
-        return self.openings
 
 
 @dataclass
@@ -71,15 +27,9 @@ class Validation:
     run: Results
 
     @cached_property
-    def rows(self) -> str:
-        """Fingerprint of the test rows: pairs and their splits."""
-        pairs = [d.fingerprint for d in self.run.pairs.values()]
-        return fingerprint([pairs, [d.fingerprint for d in self.run.pair_splits.values()]])
-
-    @cached_property
     def findings(self) -> Findings:
-        """Every gate: on the data, on the model, on performance."""
-        return self.run.findings
+        """Every check before training, and every gate: on the data, on the model, on performance."""
+        return self.run.foundation + self.run.findings
 
     @cached_property
     def views(self) -> tuple[Measured, ...]:
@@ -130,12 +80,12 @@ class Validation:
         )
 
     @cached_property
-    def overlap(self) -> list[dict[str, float | str | int]]:
+    def overlap(self) -> list[dict[str, float | str | int | None]]:
         """Share of the arc's light in the core, by Einstein radius: what a v1 failure is read against."""
         pairs = self.run.test_pairs
         bins = [(label, pairs.kappa[rows]) for label, rows in theta_e_bins(pairs, self.run.protocol)]
         return [
-            {"theta_e_arcsec": label, "n": len(kappa), "kappa_r5": float(np.nanmedian(kappa))}
+            {"theta_e_arcsec": label, "n": len(kappa), "kappa_r5": _median(kappa)}
             for label, kappa in bins
             if len(kappa)
         ]
@@ -154,6 +104,11 @@ class Validation:
         }
 
 
+def _median(values: NDArray[np.float64]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
 Say = Callable[[str], None]
 
 
@@ -166,7 +121,8 @@ def tell(validation: Validation, openings: list[dict[str, str]], say: Say) -> No
         ends = "" if m.low is None or m.high is None else f" [{m.low:.3f}, {m.high:.3f}]"
         say(f"{m.name} = {value}{ends} (n={m.n})")
     for row in validation.overlap:
-        share = f"{row['kappa_r5']:.2f} (n={row['n']})"
+        known = row["kappa_r5"]
+        share = f"{'unknown' if known is None else f'{known:.2f}'} (n={row['n']})"
         say(f"theta_E {row['theta_e_arcsec']}: median share of the arc's light in the core {share}")
     if len(openings) > 1:
         told = [f"{o['checkpoint'][:12]} on {o['date']} ({o['reason'] or 'first'})" for o in openings]

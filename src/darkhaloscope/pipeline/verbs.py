@@ -8,20 +8,27 @@ from typing import NamedTuple
 from rich.console import Console
 
 from darkhaloscope.contracts.checks import Findings
-from darkhaloscope.contracts.errors import ConfigError, DataError
+from darkhaloscope.contracts.errors import ConfigError, DataError, ProtocolChanged
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset
 from darkhaloscope.contracts.tables import ANCHORS, CONTAMINANTS, STAMPS
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.bring_in import say_what_was_made
 from darkhaloscope.pipeline.data import SKY, DataStages, save_json
-from darkhaloscope.pipeline.experiment import check_inputs, claim, load_experiment
+from darkhaloscope.pipeline.experiment import (
+    RUN_PROTOCOL,
+    check_inputs,
+    claim,
+    load_experiment,
+    run_protocol_changes,
+)
+from darkhaloscope.pipeline.openings import Openings
 from darkhaloscope.pipeline.page import assemble
 from darkhaloscope.pipeline.phase0 import Phase0, catalogue_findings
 from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.pipeline.seeds import trained_seeds, write_seeds
 from darkhaloscope.pipeline.validate import SUMMARY as VALIDATION
-from darkhaloscope.pipeline.validate import Openings, Validation, tell
+from darkhaloscope.pipeline.validate import Validation, tell
 from darkhaloscope.report.report import Verdict, write_report
 from darkhaloscope.runners.local import run_local
 
@@ -87,16 +94,23 @@ def train_experiment(
 
 
 def validate_run(run_folder: Path, *, checkpoint: Path | None = None, again: str = "") -> Outcome:
-    """A checkpoint against every gate and core view on the run's test split; writes `validation.json`."""
-    run, console = _held(run_folder)
-    say = _printer(console)
-    path = checkpoint or run.out / "training" / "checkpoint.pt"
-    folder = run.out
-    if checkpoint is not None:
-        folder = run.out / "validated" / _sha256(path)[:12]
-    run = Results(run.experiment, run.out, 1, console, model_folder=folder, checkpoint=path)
-    validation = Validation(run)
-    openings = Openings(run.out, validation.rows).open(run.trained.checkpoint_sha256, reason=again)
+    """A checkpoint against every gate and core view on the run's test split; writes `validation.json`.
+
+    Raises ProtocolChanged under another protocol than the locked one and the run's, DataError for a network
+    that was trained on other pairs or splits, or for another one than before without a reason.
+    """
+    held, console = _held(run_folder)
+    check_inputs(held.experiment)
+    changes = run_protocol_changes(held.out, held.protocol)
+    if changes:
+        raise ProtocolChanged(str(held.out / RUN_PROTOCOL), "the run began", changes)
+    own = held.out / "training" / "checkpoint.pt"
+    path = own if checkpoint is None else checkpoint
+    folder = held.out if checkpoint is None else held.out / "validated" / _sha256(path)[:12]
+    run = Results(held.experiment, held.out, 1, console, model_folder=folder, checkpoint=path)
+    run.refuse_other_data()
+    openings = Openings(run.out, run.test_rows).open(run.trained.checkpoint_sha256, reason=again)
+    validation, say = Validation(run), _printer(console)
     tell(validation, openings, say)
     verdict, _ = decide(validation.findings)
     failed = bool(validation.findings.deciding.failed)

@@ -19,7 +19,8 @@ class NetworkConfig(Frozen):
 
     backbone: str = Field(
         default="resnet18",
-        description="Any timm model by name, or what others trained: hf-hub:OWNER/NAME, local-dir:FOLDER.",
+        description="Any timm model by name; or, with pretrained: true, what others trained: "
+        "hf-hub:OWNER/NAME@REVISION, local-dir:FOLDER.",
     )
     stem: Literal["3x3", "native"] = Field(
         default="3x3",

@@ -79,6 +79,9 @@ def resolved(config: NetworkConfig) -> tuple[NetworkConfig, Any]:
     source, _, place = config.backbone.partition(":")
     if source not in ("hf-hub", "local-dir"):
         return config, None
+    if not config.pretrained:
+        problem = f"= '{config.backbone}' names weights that pretrained: false would leave unread"
+        raise ConfigError("training", "network.backbone", problem, "pretrained: true, or a timm name")
     read = import_timm().models.load_model_config_from_hf if source == "hf-hub" else _of_folder
     try:
         found, name, options = read(place)
@@ -99,6 +102,21 @@ def _of_folder(place: str) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
         said["architecture"],
         said.get("model_args"),
     )
+
+
+def encoder_mark(config: NetworkConfig) -> dict[str, str]:
+    """SHA-256 of the weights in a ``local-dir:`` folder, by role: another encoder makes another run.
+
+    A hub's weights are named by their revision (``hf-hub:OWNER/NAME@REVISION``), not by their content.
+    """
+    source, _, place = config.backbone.partition(":")
+    if source != "local-dir" or not config.pretrained:
+        return {}
+    try:
+        described, _, _ = _of_folder(place)
+        return {"encoder": hashlib.sha256(Path(described["file"]).read_bytes()).hexdigest()}
+    except Exception as error:
+        raise _unreachable(config, error) from error
 
 
 def _unreachable(config: NetworkConfig, error: Exception) -> ConfigError:

@@ -46,6 +46,7 @@ from darkhaloscope.training.frameworks import import_lightning
 from darkhaloscope.training.model import (
     Card,
     LensClassifier,
+    encoder_mark,
     load_checkpoint,
     save_checkpoint,
 )
@@ -108,6 +109,7 @@ def train(
     TrainingFailed when the loss is not finite.
     """
     _refuse_unusable(train_pairs, select_pairs)
+    fingerprints = {**fingerprints, **encoder_mark(config.network)}
     whole = {"config": config, "sampling": sampling, "preprocess": preprocess, "inputs": dict(fingerprints)}
     run = fingerprint(whole)
     curves = Curves.read(out_dir / f"{LAST}.ckpt", run)
