@@ -8,9 +8,10 @@ Counterfactuals made of the same host's own pixels. With w(r) = 1 / (1 + exp((r 
 An arc really has part of its signal in the core, so N and S are read against what a detector that knows only
 the signal-to-noise would do: C(mf), fitted to the untouched positives, at the S/N left inside and outside.
 Where hardly any of the arc's light lies in the core, as a share and in S/N, nothing but the false-positive
-rate is left to expect. N is biased low, because the cut leaves an edge at r = 5 px; the placebo, an unlensed
-source cut alike, shows how much of that edge is detected. It is as large as such a source is seen: a wider
-one would leave a ring of its own outside the core, which is no artefact of the cut (docs/physics.md).
+rate is left to expect. N is biased low, because the cut leaves an edge at r = 5 px. The placebo, an unlensed
+source of the arc's core flux cut alike, shows that what is left of such a source is not detected. It is as large
+as one is seen, and leaves less light at the edge than an arc that crosses it: it does not bound N's bias. A
+wider one would leave a ring of its own outside the core, which is no artefact of the cut (docs/results.md).
 """
 
 from collections.abc import Callable, Sequence

@@ -374,7 +374,7 @@ _GATES: Mapping[str, Advice] = {
             ("core_swap_necessity", "Detections rest on the core"),
             ("core_swap_sufficiency", "The core alone triggers detections"),
             ("core_swap_sufficiency_low_overlap", "The core alone triggers detections where no arc lies"),
-            ("core_swap_placebo_excess", "The edge of the swapped core is itself detected"),
+            ("core_swap_placebo_excess", "What the swap leaves of an unlensed source is detected"),
         )
     },
     "bright_arc_monotonicity": Advice(
