@@ -9,9 +9,10 @@ An arc really has part of its signal in the core, so N and S are read against wh
 the signal-to-noise would do: C(mf), fitted to the untouched positives, at the S/N left inside and outside.
 Where hardly any of the arc's light lies in the core, as a share and in S/N, nothing but the false-positive
 rate is left to expect. N is biased low, because the cut leaves an edge at r = 5 px. The placebo, an unlensed
-source of the arc's core flux cut alike, shows that what is left of such a source is not detected. It is as large
-as one is seen, and leaves less light at the edge than an arc that crosses it: it does not bound N's bias. A
-wider one would leave a ring of its own outside the core, which is no artefact of the cut (docs/results.md).
+source of the arc's core flux cut alike, shows that what is left of such a source is not detected. It is as
+large as one is seen, and leaves less light at the edge than an arc that crosses it: it does not bound N's
+bias. A wider one would leave a ring of its own outside the core, which is no artefact of the cut
+(docs/results.md).
 """
 
 from collections.abc import Callable, Sequence
