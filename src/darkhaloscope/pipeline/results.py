@@ -30,6 +30,7 @@ from darkhaloscope.report.figures import (
     Origin,
 )
 from darkhaloscope.report.report import Verdict
+from darkhaloscope.stats import Estimate
 
 
 def decide(findings: Findings) -> tuple[Verdict, tuple[str, ...]]:
@@ -188,6 +189,11 @@ class Results(ModelStages):
     def origin(self, host: HostDomain, arc: ArcDomain, *names: str) -> Origin:
         """What the rows of some scores are, and their manifests."""
         return Origin(host_domain=host, arc_domain=arc, manifests=self._run(*names).manifests)
+
+    def figure_of_test(self, name: str, estimate: Estimate) -> Measured:
+        """A figure of simulated arcs in the test split, with what every such figure carries."""
+        host = host_domain(positives(self.test))
+        return self._run(*self.tested).measured(name, estimate, host, ArcDomain.SIM)
 
     @cached_property
     def findings(self) -> Findings:

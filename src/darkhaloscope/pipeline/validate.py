@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from darkhaloscope.contracts.checks import Findings, Status
+from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.config import fingerprint
-from darkhaloscope.contracts.measured import ArcDomain, Measured
-from darkhaloscope.evaluation.samples import host_domain, positives
+from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.core_swap import theta_e_bins
 from darkhaloscope.pipeline.results import Results
@@ -42,7 +41,10 @@ class Validation:
         }
         bins = [("", np.ones(len(pairs), dtype=bool)), *theta_e_bins(pairs, self.run.protocol)]
         return tuple(
-            self._figure(view, label, self._auroc(arcs, controls, pairs, rows))
+            self.run.figure_of_test(
+                f"auroc_synth_{view}" + (f" theta_e_arcsec {label}" if label else ""),
+                self._auroc(arcs, controls, pairs, rows),
+            )
             for view, (arcs, controls) in scores.items()
             for label, rows in bins
             if rows.any()
@@ -58,25 +60,6 @@ class Validation:
             np.concatenate([pairs.hosts[rows], pairs.hosts]),
             seed=self.run.experiment.seed,
             n_boot=self.run.protocol.statistics.bootstrap,
-        )
-
-    def _figure(self, view: str, label: str, found: Estimate) -> Measured:
-        origin = self.run.origin(host_domain(positives(self.run.test)), ArcDomain.SIM, *self.run.tested)
-        where = f" theta_e_arcsec {label}" if label else ""
-        return Measured(
-            name=f"auroc_synth_{view}{where}",
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            method=found.method,
-            n=found.n,
-            n_clusters=found.n_clusters,
-            host_domain=origin.host_domain,
-            arc_domain=origin.arc_domain,
-            seeds=(self.run.trained_seed,),
-            manifests=origin.manifests,
-            status=Status.NOT_EVALUATED if found.value is None else Status.PASS,
-            detail=found.detail,
         )
 
     @cached_property
