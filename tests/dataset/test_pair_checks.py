@@ -18,6 +18,7 @@ from darkhaloscope.dataset.pair_checks import (
     PAIR_CHECKS,
     VerifyPairs,
     check_pairs,
+    pair_findings,
 )
 from darkhaloscope.dataset.signatures import SAME_BITS, near_duplicates, signatures
 from darkhaloscope.dataset.split_checks import SPLIT_CHECKS, check_splits
@@ -30,11 +31,12 @@ from darkhaloscope.dataset.splits import (
     plan_splits,
 )
 from darkhaloscope.injection.inject import Inject
+from darkhaloscope.injection.nuisance import Nuisances
 from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.stamps.harvest import HarvestSky
 from darkhaloscope.stamps.stamp import decode_planes, encode_planes
 from darkhaloscope.survey.priors import SkyPriors
-from darkhaloscope.survey.release import neighbouring_cells
+from darkhaloscope.survey.release import PIXEL_SCALE_ARCSEC, neighbouring_cells
 from darkhaloscope.survey.sky import plan_bricks
 
 SEED = 7
@@ -292,6 +294,36 @@ def test_what_every_row_suffers_alike_is_found_over_all_rows(pairs, committed, f
     changes, name = OVERALL_FAULTS[fault]
     findings = check_pairs(committed(everywhere(pairs, *changes)))
     assert findings.named(name).status is Status.FAIL, str(findings.named(name))
+
+
+@pytest.mark.parametrize(
+    ("scatter_pix", "shift_pix", "declared_pix", "passes"),
+    [
+        (0.08, 0.0, 0.08, True),  # a recipe that says by how much its bands wander
+        (0.08, 0.0, 0.0, False),  # the same where nothing was said
+        (0.08, 0.33, 0.08, False),  # what every row suffers alike is no wandering
+        (0.25, 0.0, 0.08, False),  # three times what was said
+    ],
+)
+def test_bands_may_wander_as_far_as_the_recipe_says(pairs, scatter_pix, shift_pix, declared_pix, passes):
+    audit = VerifyPairs().run(pairs)
+    audit = pa.concat_tables([audit] * 20)  # the scatter of the median itself is then small
+    rng = np.random.default_rng(3)
+    for name in (f"{axis}_offset_{band}" for axis in "xy" for band in "grz"):
+        moved = rng.normal(0, np.hypot(scatter_pix, 0.02), audit.num_rows)
+        moved += shift_pix * name.endswith("z")
+        at = audit.column_names.index(name)
+        audit = audit.set_column(at, audit.schema.field(name), pa.array(moved, audit.schema.field(name).type))
+    found = pair_findings([audit], registration_pix=declared_pix).named("pair_registration")
+    assert found.passed is passes, str(found)
+
+
+def test_pairs_whose_imaging_is_varied_pass_every_check_of_the_pixels(stamps):
+    recipe = Recipe(lineage="gen8", imaging=Nuisances())
+    pairs = Inject(recipe=recipe, seed=SEED).run(stamps)
+    shifted = recipe.imaging.registration_arcsec / PIXEL_SCALE_ARCSEC
+    findings = pair_findings([VerifyPairs().run(pairs)], registration_pix=shifted)
+    assert not findings.failed, [str(f) for f in findings.failed]
 
 
 def test_bands_and_units_are_judged_by_colour_and_noise_where_there_is_no_catalogue(pairs, committed):

@@ -6,6 +6,7 @@ light there is, and a signature by which an image is known again. `pair_findings
 """
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import stats as distributions
 
 from darkhaloscope.contracts.checks import Check, Finding, Findings, below, exactly
 from darkhaloscope.contracts.job import Job
@@ -528,11 +530,18 @@ def _snr(
 # --- findings over all rows ------------------------------------------------------------------------------
 
 
-def pair_findings(audits: Iterable[pa.Table], *, sham: bool = False) -> Findings:
-    """Findings of the pairs that were audited, over all tables together. Nothing looked at is no pass."""
+def pair_findings(
+    audits: Iterable[pa.Table], *, sham: bool = False, registration_pix: float = 0.0
+) -> Findings:
+    """Findings of the pairs that were audited, over all tables together. Nothing looked at is no pass.
+
+    registration_pix   scatter by which the recipe shifts each band along each axis, which is no fault [pix]
+    """
     rows = pa.concat_tables(list(audits))
     used = rows.filter(pc.is_null(rows.column("reject")))
-    return Findings([*_schema(rows), *_by_name(used, sham=sham), *([] if sham else _over_all(used))])
+    return Findings(
+        [*_schema(rows), *_by_name(used, sham=sham), *([] if sham else _over_all(used, registration_pix))]
+    )
 
 
 def check_pairs(pairs: Dataset, *, sham: bool = False, size: int = STAMP_SIZE) -> Findings:
@@ -581,14 +590,14 @@ def _by_name(used: pa.Table, *, sham: bool) -> Iterator[Finding]:
         yield check.measure(counts[check.name], n=used.num_rows, examples=first.get(check.name, ()))
 
 
-def _over_all(used: pa.Table) -> Iterator[Finding]:
+def _over_all(used: pa.Table, registration_pix: float) -> Iterator[Finding]:
     """Medians over the rows: what a single noisy galaxy cannot show."""
     dx, dy = (np.stack([_floats(used, f"{axis}_offset_{band}") for band in BANDS], axis=1) for axis in "xy")
     yield _centering(dx[:, _R], dy[:, _R])
     light, flux, sigma = (
         np.stack([_floats(used, f"{n}_{b}") for b in BANDS], axis=1) for n in ("light", "flux", "sigma")
     )
-    yield _registration(dx, dy, light)
+    yield _registration(dx, dy, light, registration_pix)
     yield from _photometry(light, flux, sigma)
 
 
@@ -605,21 +614,38 @@ def _centering(dx: NDArray[np.float64], dy: NDArray[np.float64]) -> Finding:
     return check.measure(np.hypot(x, y), n=n, detail=f"x {x:+.3f}, y {y:+.3f} pix in r")
 
 
-def _registration(dx: NDArray[np.float64], dy: NDArray[np.float64], light: NDArray[np.float64]) -> Finding:
+def _registration(
+    dx: NDArray[np.float64], dy: NDArray[np.float64], light: NDArray[np.float64], declared_pix: float
+) -> Finding:
     """The worse of g and z against r: how far apart the centres of the bright galaxies lie, in the median.
 
     Bright: the third with most light in the band, whose centres are known to a few hundredths of a pixel.
+    What a recipe declares is taken out in quadrature: two bands that are each shifted by a normal number
+    along each axis lie apart by a Rayleigh one, in the median by sqrt(2 ln 2) sqrt(2) of its scatter. The
+    median of few such numbers is uncertain: then the lower end of its 99 % interval is held against the bound.
     """
     check, values, notes, n = OVER_ALL["pair_registration"], [], [], 0
+    expected = math.sqrt(4.0 * math.log(2.0)) * declared_pix
     for k, band in enumerate(BANDS):
         apart = np.hypot(dx[:, k] - dx[:, _R], dy[:, k] - dy[:, _R])
         apart, bright = apart[np.isfinite(apart)], light[np.isfinite(apart), k]
         apart = apart[np.argsort(bright)[-max(len(apart) // 3, LEAST_ROWS) :]]
         if band != "r" and len(apart) >= LEAST_ROWS:
-            values.append(float(np.median(apart)))
-            notes.append(f"{band} {values[-1]:.3f}")
+            middle = float(np.median(apart))
+            least = middle if not expected else _median_low(apart)
+            values.append(math.sqrt(max(least**2 - expected**2, 0.0)))
+            notes.append(f"{band} {middle:.3f}")
             n = max(n, len(apart))
-    return check.measure(max(values, default=None), n=n, detail=f"from r: {', '.join(notes) or 'unknown'}")
+    told = f"from r: {', '.join(notes) or 'unknown'}"
+    if expected:
+        told += f"; {expected:.3f} is what the recipe declares, and taken out"
+    return check.measure(max(values, default=None), n=n, detail=told)
+
+
+def _median_low(values: NDArray[np.float64]) -> float:
+    """Lower end of the 99 % interval of a median: an order statistic, whatever the distribution."""
+    rank = int(distributions.binom.ppf(0.005, len(values), 0.5))
+    return float(np.sort(values)[max(rank - 1, 0)])
 
 
 def _photometry(

@@ -45,6 +45,7 @@ from darkhaloscope.pipeline.provenance import (
 )
 from darkhaloscope.runners.local import run_local
 from darkhaloscope.stamps.harvest import AssumedPsf, HarvestSky, harvest_cutouts
+from darkhaloscope.survey.release import PIXEL_SCALE_ARCSEC
 from darkhaloscope.survey.sky import plan_bricks
 
 SKY, HOSTS, DISTRACTORS = "sky", "hosts", "distractors"
@@ -281,10 +282,12 @@ class DataStages:
     @cached_property
     def data_checks(self) -> Findings:
         """What the pixels and the splits of the pairs show, all rows: a failure here stops training."""
+        imaging = self.recipe.imaging
+        shifted = 0.0 if imaging is None else imaging.registration_arcsec / PIXEL_SCALE_ARCSEC
         audits = self._audits(self.pairs, "pairs", sham=False)
         shams = self._audits(self.shams, "sham", sham=True)
         findings = _merged(
-            {name: pair_findings([rows]) for name, rows in audits.items()}
+            {name: pair_findings([rows], registration_pix=shifted) for name, rows in audits.items()}
             | {f"{name}, no flux": pair_findings([rows], sham=True) for name, rows in shams.items()}
         )
         negatives, splits = zip(*self.plain_negatives.values(), strict=True)
