@@ -622,7 +622,7 @@ def _registration(
     Bright: the third with most light in the band, whose centres are known to a few hundredths of a pixel.
     What a recipe declares is taken out in quadrature: two bands that are each shifted by a normal number
     along each axis lie apart by a Rayleigh one, in the median by sqrt(2 ln 2) sqrt(2) of its scatter. The
-    median of few such numbers is uncertain: then the lower end of its 99 % interval is held against the bound.
+    median of few such numbers is uncertain: its 99 % interval's lower end is then held against the bound.
     """
     check, values, notes, n = OVER_ALL["pair_registration"], [], [], 0
     expected = math.sqrt(4.0 * math.log(2.0)) * declared_pix
