@@ -31,6 +31,7 @@ from darkhaloscope.stats import (
     ece_debiased,
     needed_negatives,
     precision_at_recall,
+    recall_before,
     roc_curve,
     roc_differences,
     roc_estimates,
@@ -303,6 +304,17 @@ def test_cluster_interval_covers_where_the_interval_over_rows_fails():
             covered[name] += found.low <= truth <= found.high
     assert 0.88 <= covered["host"] / 150 <= 0.99
     assert covered["row"] / 150 < 0.85
+
+
+def test_recall_before_the_first_false_positives():
+    neg, pos = np.arange(100.0), np.array([50.0, 90.5, 98.5, 99.0, 99.5, 120.0])
+    assert recall_before(pos, neg, 1).value == 2 / 6  # 99 itself is the first false positive
+    assert recall_before(pos, neg, 10).value == 5 / 6
+    found = recall_before(np.repeat(pos, 20), neg, 10, np.repeat(np.arange(6), 20))
+    assert found.n_clusters == 6
+    assert found.high - found.low > 2 * (recall_before(np.repeat(pos, 20), neg, 10).high - 5 / 6)
+    assert recall_before([], neg, 1).value is None
+    assert recall_before(pos, neg[:5], 10).value is None
 
 
 def test_win_rate_counts_pairs_and_halves_ties():

@@ -17,6 +17,8 @@ from darkhaloscope.evaluation.metrics import (
     performance_findings,
     synth_metrics,
 )
+from darkhaloscope.evaluation.operating import operating_metrics
+from darkhaloscope.evaluation.recovery import Recovery
 from darkhaloscope.evaluation.samples import Run, negatives, positives
 from darkhaloscope.evaluation.selection import completeness, detection_threshold
 from darkhaloscope.stats import ece
@@ -231,11 +233,22 @@ def test_small_anchors_are_left_out_and_said_so(plain, run):
     assert "10 with theta_E below 0.5 arcsec left out" in found[0].detail
 
 
+def recovered(arcs, threshold):
+    """The arcs of some scores with truths of which nothing else is known."""
+    n = arcs.num_rows
+    unknown = pa.array([None] * n, pa.float32())
+    truth = pa.table({
+        "task_id": arcs.column("row_id"), "source_mag_r": unknown, "flux_r": unknown,
+        "weight": pa.array(np.ones(n)),
+    })  # fmt: skip
+    return Recovery.of(arcs, truth, threshold.threshold)
+
+
 def test_completeness_counts_by_theta_e_with_jeffreys_intervals(arcs, plain, run):
     threshold = detection_threshold(plain, run.protocol)
     assert threshold.fpr == 1e-2
     assert threshold.enough
-    bins = completeness(arcs, run, threshold)
+    bins = completeness(recovered(arcs, threshold), run, threshold)
     assert [b.label for b in bins] == [
         "< 0.5",
         "[0.5, 1)",
@@ -266,9 +279,9 @@ def test_hosts_used_again_widen_the_completeness_interval(arcs, plain, run):
     shared = shared.set_column(
         shared.column_names.index("theta_e_arcsec"), "theta_e_arcsec", pa.array(np.full(600, 1.2, np.float32))
     )
-    wide = completeness(shared, run, threshold)[2].measured
+    wide = completeness(recovered(shared, threshold), run, threshold)[2].measured
     alone = shared.set_column(shared.column_names.index("host_id"), "host_id", arcs.column("host_id"))
-    narrow = completeness(alone, run, threshold)[2].measured
+    narrow = completeness(recovered(alone, threshold), run, threshold)[2].measured
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
@@ -277,15 +290,36 @@ def test_with_too_few_negatives_for_a_rate_the_threshold_is_the_briefs_fixed_pro
     assert threshold.threshold == 0.5
     assert "fixed beforehand" in threshold.text
     assert "300 negatives" in threshold.text
-    bins = completeness(arcs, run, threshold)
+    bins = completeness(recovered(arcs, threshold), run, threshold)
     assert sum(b.k for b in bins) == int((positives(arcs).score > 0.5).sum())
     assert detection_threshold(plain.slice(0, 0), run.protocol) is None
 
 
 def test_a_threshold_that_says_it_rests_on_too_few_negatives_withholds_the_completeness(arcs, plain, run):
     threshold = replace(detection_threshold(plain, run.protocol), enough=False)
-    found = completeness(arcs, run, threshold)[2].measured
+    found = completeness(recovered(arcs, threshold), run, threshold)[2].measured
     assert found.status is Status.NOT_EVALUATED
+
+
+def test_a_search_meets_so_many_candidates_per_square_degree(arcs, plain, run):
+    rows, calib = (
+        pa.concat_tables([arcs, plain]),
+        table(2000, "k", logistic(np.random.default_rng(5).normal(-1.5, 1.5, 2000))),
+    )
+    found = {m.name: m for m in operating_metrics(rows, calib, run, area_deg2=10.0)}
+    pos, neg = positives(rows).score, negatives(rows).score
+    assert found["tpr0_synth"].value == (pos > neg.max()).mean()
+    assert found["tpr10_synth"].value == (pos > np.sort(neg)[-10]).mean()
+    assert found["tpr0_synth"].low < found["tpr0_synth"].value < found["tpr0_synth"].high
+    some = found["mock_candidates_per_deg2_fpr_001"]
+    threshold = detection_threshold(calib, run.protocol).threshold
+    assert some.value == pytest.approx((neg > threshold).sum() / 10.0)
+    assert some.low < some.value < some.high
+    assert (some.unit, some.arc_domain) == ("deg^-2", ArcDomain.NONE)
+    for name in ("mock_candidates_per_deg2_fpr_0001", "partial_auc_synth"):
+        assert found[name].status is Status.NOT_EVALUATED
+    blind = {m.name: m for m in operating_metrics(rows, calib, run, area_deg2=None)}
+    assert "not known" in blind["mock_candidates_per_deg2_fpr_001"].detail
 
 
 def test_the_gate_on_auroc_reads_the_measured_figure(synth, run):

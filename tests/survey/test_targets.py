@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.tables import TARGETS
-from darkhaloscope.survey.brick_grid import brick_of
+from darkhaloscope.survey.brick_grid import brick_area_deg2, brick_of
 from darkhaloscope.survey.release import RELEASES
 from darkhaloscope.survey.targets import MOST_ROWS, by_brick, make_targets
 
@@ -82,3 +82,11 @@ def test_a_crowded_brick_is_read_in_pieces(tmp_path):
     rows = make_targets(10 + 0.1 * rng.random(n), 0.05 * rng.random(n), release=SOUTH, source="t")
     assert set(rows.column("brickname").to_pylist()) == {rows.column("brickname")[0].as_py()}
     assert [s.num_rows for s in by_brick([rows], tmp_path / "s")] == [MOST_ROWS, MOST_ROWS, 5]
+
+
+def test_the_bricks_cover_the_sphere_once():
+    dec = np.arange(-90.0, 90.01, 0.25)
+    first = brick_of(np.zeros(len(dec)), dec)
+    columns = np.diff([*first.brickid, first.brickid[-1] + 1])
+    assert (columns * brick_area_deg2(dec)).sum() == pytest.approx(129600 / np.pi)
+    assert brick_area_deg2(0.0)[0] == pytest.approx(0.0625, rel=1e-5)

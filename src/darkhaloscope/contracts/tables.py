@@ -645,7 +645,7 @@ SPLITS = Table(
 
 SCORES = Table(
     name="scores",
-    version=1,
+    version=2,
     doc="What a checkpoint says of each stamp: full, core-masked and control views.",
     key="row_id",
     columns=(
@@ -681,6 +681,7 @@ SCORES = Table(
         Column("arc_snr_mf", _F, "Matched-filter S/N.", nullable=True),
         Column("kappa_r5", _F, "Core share of the arc flux.", nullable=True),
         Column("psf_fwhm_arcsec", _F, "PSF FWHM, r band.", "arcsec", nullable=True),
+        Column("psfdepth_r", _F, "PSF depth as inverse variance.", "1/nmgy^2", nullable=True),
         Column("reject", _S, "Why there is no score; null when there is.", nullable=True, one_of=REJECTS),
     ),
 )

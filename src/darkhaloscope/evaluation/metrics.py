@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
-from darkhaloscope.contracts.protocol import Protocol
+from darkhaloscope.contracts.protocol import Protocol, Strata
 from darkhaloscope.contracts.random import stream
+from darkhaloscope.evaluation.recovery import BINS
 from darkhaloscope.evaluation.samples import (
     Run,
     Sample,
@@ -151,15 +152,23 @@ def _win_rate(pos: Sample, run: Run) -> Measured:
     return run.measured("win_rate_synth", found, host_domain(pos), ArcDomain.SIM, detail=detail)
 
 
+_OF_THE_IMAGING = ("psf_fwhm_arcsec", "depth_r_mag")
+
+
+def strata_of(protocol: Protocol) -> dict[str, Strata]:
+    """The protocol's bins, and ours of depth and of the matched filter's S/N."""
+    return dict(protocol.strata) | {name: BINS[name] for name in ("arc_snr_mf", "depth_r_mag")}
+
+
 def _strata(pos: Sample, neg: Sample, run: Run) -> list[Measured]:
-    """AUROC by the protocol's bins. Seeing cuts the negatives too; what only an arc has does not."""
+    """AUROC by bins. Seeing and depth cut the negatives too; what only an arc has does not."""
     host = host_domain(pos, neg)
     out = []
-    for name, strata in run.protocol.strata.items():
+    for name, strata in strata_of(run.protocol).items():
         where_pos, where_neg = strata.assign(pos.columns[name]), strata.assign(neg.columns[name])
         for i, label in enumerate(strata.labels):
             part = pos.take(where_pos == i)
-            against = neg.take(where_neg == i) if name == "psf_fwhm_arcsec" else neg
+            against = neg.take(where_neg == i) if name in _OF_THE_IMAGING else neg
             if len(part) or len(against) != len(neg):
                 out.append(_stratum(f"auroc_synth {name} {label}", part, against, run, host))
     return out

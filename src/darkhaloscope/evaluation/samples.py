@@ -23,6 +23,7 @@ from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.stats import Estimate
+from darkhaloscope.survey.release import to_magnitude
 
 NEGATIVE_KINDS = ("lrg", "disc")
 
@@ -56,7 +57,9 @@ class Sample:
         )
 
 
-_COLUMNS = ("theta_e_arcsec", "arc_snr", "arc_snr_mf", "psf_fwhm_arcsec", "score_ctrl")
+_COLUMNS = ("theta_e_arcsec", "arc_snr", "arc_snr_mf", "psf_fwhm_arcsec", "psfdepth_r", "score_ctrl")
+_DEPTH = "depth_r_mag"
+"""Made of psfdepth_r: the magnitude of a point source at 5 sigma."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,14 @@ def sample_of(rows: pa.Table, score: str = "score") -> Sample:
         return np.asarray(rows.column(name).to_pylist(), dtype=str)
 
     columns = {name: numbers(name) for name in _COLUMNS}
+    columns[_DEPTH] = depth_mag(columns["psfdepth_r"])
     return Sample(numbers(score), text("group"), text("host_id"), text("host_domain"), columns)
+
+
+def depth_mag(psfdepth: Vector) -> Vector:
+    """Magnitude of a point source at 5 sigma, from psfdepth, its inverse variance [1/nmgy^2]; or NaN."""
+    depth = np.where(psfdepth > 0, psfdepth, np.nan)
+    return to_magnitude(5.0 / np.sqrt(depth))
 
 
 def scored(rows: pa.Table) -> pa.Table:
@@ -142,7 +152,7 @@ def negatives(rows: pa.Table) -> Sample:
 
 
 def _joined(a: Sample, b: Sample) -> Sample:
-    columns = {name: np.concatenate([a.columns[name], b.columns[name]]) for name in _COLUMNS}
+    columns = {name: np.concatenate([a.columns[name], b.columns[name]]) for name in a.columns}
     score, group, host, domain = (
         np.concatenate([getattr(a, name), getattr(b, name)])
         for name in ("score", "group", "host", "host_domain")

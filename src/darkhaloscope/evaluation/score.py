@@ -31,6 +31,7 @@ _CARRIED = (
     "arc_domain",
     "reject",
 )
+_FACTS = ("theta_e_arcsec", "arc_snr", "arc_snr_mf", "kappa_r5", "psf_fwhm_arcsec", "psfdepth_r")
 _CENTRES = ("x_center_pix", "y_center_pix")
 
 
@@ -71,18 +72,17 @@ class Score(_Scoring):
     reads: ClassVar[Table] = PAIRED_STAMPS
     columns: ClassVar[tuple[str, ...] | None] = (
         "task_id", *_CARRIED[:4], *_CARRIED[6:], *_CENTRES, "stamp_npz", "ctrl_stamp_npz",
-        "theta_e_arcsec", "arc_snr", "arc_snr_mf", "kappa_r5", "psf_fwhm_arcsec",
+        *_FACTS,
     )  # fmt: skip
 
     job: Literal["score"] = "score"
 
     def run(self, batch: pa.Table) -> pa.Table:
         """Four scores for each pair; StampError or DataError naming the task of unusable pixels."""
-        facts = ("theta_e_arcsec", "arc_snr", "arc_snr_mf", "kappa_r5", "psf_fwhm_arcsec")
         return SCORES.conform(
             {
                 "row_id": batch.column("task_id"),
-                **_carried(batch, facts),
+                **_carried(batch, _FACTS),
                 **self._views(batch, "task_id", "stamp_npz", "score"),
                 **self._views(batch, "task_id", "ctrl_stamp_npz", "score_ctrl"),
             }
@@ -94,7 +94,7 @@ class ScoreStamps(_Scoring):
 
     reads: ClassVar[Table] = STAMPS
     columns: ClassVar[tuple[str, ...] | None] = (
-        *_CARRIED, *_CENTRES, "stamp_npz", "theta_e_arcsec", "psfsize_r",
+        *_CARRIED, *_CENTRES, "stamp_npz", "theta_e_arcsec", "psfsize_r", "psfdepth_r",
     )  # fmt: skip
 
     job: Literal["score_stamps"] = "score_stamps"
@@ -104,7 +104,7 @@ class ScoreStamps(_Scoring):
         return SCORES.conform(
             {
                 "row_id": batch.column("target_id"),
-                **_carried(batch, ("theta_e_arcsec",)),
+                **_carried(batch, ("theta_e_arcsec", "psfdepth_r")),
                 "psf_fwhm_arcsec": batch.column("psfsize_r"),
                 **self._views(batch, "target_id", "stamp_npz", "score"),
             }

@@ -34,12 +34,18 @@ def assemble(run: Results) -> RunResults:
     e = run.experiment
     verdict, reasons = decide(run.foundation + run.findings)
     slices = tuple(m for m in run.synth if any(mark in m.name for mark in _SLICE_MARKS))
-    measured = tuple(m for m in run.synth if m not in slices) + run.rings + run.anchors
+    measured = tuple(m for m in run.synth if m not in slices) + run.operating + run.rings + run.anchors
     save_json(
         run.models / "results" / "metrics.json",
         [
             m.model_dump(mode="json")
-            for m in (*measured, *slices, *run.contaminants, *run.hard_negatives_told)
+            for m in (
+                *measured,
+                *slices,
+                *run.contaminants,
+                *run.hard_negatives_told,
+                *run.selection_measured,
+            )
         ],
     )
     host = host_domain(positives(run.test))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
 from darkhaloscope.contracts.checks import Finding, Findings, Status
@@ -17,13 +18,21 @@ from darkhaloscope.evaluation.metrics import (
     performance_findings,
     synth_metrics,
 )
+from darkhaloscope.evaluation.operating import operating_metrics
+from darkhaloscope.evaluation.recovery import TRUTH_COLUMNS, Recovery
 from darkhaloscope.evaluation.samples import Run, host_domain, positives
-from darkhaloscope.evaluation.selection import completeness, detection_threshold
+from darkhaloscope.evaluation.selection import (
+    bins_of,
+    completeness,
+    detection_threshold,
+    surface_coverage,
+)
+from darkhaloscope.evaluation.selection_function import SelectionFunction
 from darkhaloscope.gates.detection import OperatingPoint
 from darkhaloscope.gates.hard_negatives import HardSuite, Source
 from darkhaloscope.gates.reliance import ring_on_anything
-from darkhaloscope.pipeline.data import save_json
-from darkhaloscope.pipeline.modelling import ModelStages
+from darkhaloscope.pipeline.data import HOSTS, save_json
+from darkhaloscope.pipeline.modelling import NEGATIVES, ModelStages
 from darkhaloscope.report.figures import (
     Completeness,
     CompletenessBin,
@@ -31,6 +40,7 @@ from darkhaloscope.report.figures import (
 )
 from darkhaloscope.report.report import Verdict
 from darkhaloscope.stats import Estimate
+from darkhaloscope.survey.brick_grid import brick_area_deg2, brick_of
 
 
 def decide(findings: Findings) -> tuple[Verdict, tuple[str, ...]]:
@@ -167,14 +177,69 @@ class Results(ModelStages):
         return measured
 
     @cached_property
+    def operating(self) -> tuple[Measured, ...]:
+        """Recall before the first false positives, and candidates per square degree."""
+        run = self._run(*self.tested)
+        return operating_metrics(self.test, self.split_scores("calib"), run, area_deg2=self._test_area())
+
+    def _test_area(self) -> float | None:
+        """Sky of the bricks in which the test targets lie [deg^2]; None where targets were picked by hand."""
+        if HOSTS in self.sources:
+            return None  # cutouts are no complete sample of any sky
+        rows = self.target_rows("test", ("target_id", "brickname", "dec"), NEGATIVES)
+        bricks = dict(zip(*(rows.column(c).to_pylist() for c in ("brickname", "dec")), strict=True))
+        centres = brick_of(np.zeros(len(bricks)), np.array(list(bricks.values()))).dec_deg
+        return float(brick_area_deg2(centres).sum())
+
+    @cached_property
+    def recovery(self) -> Recovery | None:
+        """The test arcs, and which of them are found; None where nothing sets a threshold."""
+        if self.threshold is None:
+            return None
+        truth = pa.concat_tables([d.read(TRUTH_COLUMNS) for d in self.pairs.values()])
+        return Recovery.of(self.test, truth, self.threshold.threshold)
+
+    @cached_property
+    def selection(self) -> SelectionFunction | None:
+        """The selection function, written beside the results as FITS and Parquet."""
+        if self.recovery is None or self.threshold is None:
+            return None
+        truth = pa.concat_tables([d.read(["theta_e_prior", "recipe_hash"]) for d in self.pairs.values()])
+        priors, recipes = (tuple(sorted(set(truth.column(c).to_pylist()))) for c in truth.column_names)
+        made = SelectionFunction.measure(
+            self.recovery,
+            self._run(*self.tested),
+            self.threshold,
+            checkpoint=self.trained.checkpoint_sha256,
+            theta_e_prior=priors,
+            recipes=recipes,
+        )
+        made.save(self.models / "results" / "selection_function.fits")
+        return made
+
+    @cached_property
+    def selection_measured(self) -> tuple[Measured, ...]:
+        """Completeness by every fact, over populations, and how the surface foretells cells it has not seen."""
+        if self.recovery is None or self.threshold is None or self.selection is None:
+            return ()
+        run = self._run(*self.tested)
+        facts = (name for name in bins_of(self.protocol) if name != "theta_e_arcsec")
+        by_fact = [
+            b.measured
+            for name in facts
+            for b in completeness(self.recovery, run, self.threshold, column=name)
+        ]
+        return (*self.selection.averages, *surface_coverage(self.recovery, run), *by_fact)
+
+    @cached_property
     def completeness(self) -> Completeness | None:
         """Found share by theta_E, at a threshold set on the calib split."""
         threshold = self.threshold
-        if threshold is None:
+        if threshold is None or self.recovery is None:
             return None
         edges = self.protocol.strata["theta_e_arcsec"].edges
         limits = [(0.0, edges[0]), *pairwise(edges), (edges[-1], None)]
-        bins = completeness(self.test, self._run(*self.tested), threshold)
+        bins = completeness(self.recovery, self._run(*self.tested), threshold)
         shown = [
             CompletenessBin(
                 lo=lo, hi=hi, k=b.k, n=b.n, value=b.measured.value, low=b.measured.low, high=b.measured.high

@@ -16,7 +16,7 @@ from scipy import stats as distributions
 from sklearn import metrics
 
 from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.stats.counts import upper_bound_no_hits
+from darkhaloscope.stats.counts import clustered_binomial, upper_bound_no_hits
 from darkhaloscope.stats.resampling import Counts, Draws, Estimate, Interval, intervals
 from darkhaloscope.stats.rows import Rows, Vector, checked_rows, checked_scores, class_rows
 
@@ -78,6 +78,37 @@ def threshold_at_fpr(neg: ArrayLike, fpr: float, *, confidence: float = 0.95) ->
 
 def _rank(fpr: float, n: float) -> float:
     return float(np.floor(fpr * (n + 1) + _ROUNDING))
+
+
+def recall_before(
+    pos: ArrayLike,
+    neg: ArrayLike,
+    false_positives: int,
+    groups: ArrayLike | None = None,
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """Share of positives found before so many false positives (Metcalf et al. 2019): TPR0 is 1, TPR10 is 10.
+
+    The threshold is the score of that negative, from the top; a positive must score higher. It depends on how
+    many negatives there are. No resampling tells the scatter of an extreme: the interval is that of the share
+    above this very threshold, over `groups` of positives. None without positives or with too few negatives.
+    """
+    p, m = (checked_scores(x, w, allow_empty=True) for x, w in ((pos, "positives"), (neg, "negatives")))
+    if not len(p) or len(m) < false_positives:
+        return Estimate(None, None, None, len(p), 0, "none", f"{len(p)} positives, {len(m)} negatives")
+    threshold = np.sort(m)[-false_positives]
+    found = clustered_binomial(p > threshold, _or_own(groups, len(p)), confidence=confidence)
+    tail = (1 - confidence) / 2
+    low, high = distributions.beta.ppf([tail, 1 - tail], false_positives, len(m) + 1 - false_positives)
+    detail = (
+        f"above {threshold:.4g}, whose FPR is {low:.2g} to {high:.2g} ({len(m)} negatives); {found.detail}"
+    )
+    return replace(found, method=f"{found.method}, given the threshold", detail=detail)
+
+
+def _or_own(groups: ArrayLike | None, n: int) -> ArrayLike:
+    return np.arange(n) if groups is None else groups
 
 
 def needed_negatives(fpr: float) -> int:

@@ -44,6 +44,16 @@ def brick_of(ra_deg: ArrayLike, dec_deg: ArrayLike) -> Bricks:
     return _bricks(row, column, columns, first)
 
 
+def brick_area_deg2(dec_deg: ArrayLike) -> Numbers:
+    """Primary area [deg^2] of the bricks whose centres have these declinations [deg]."""
+    dec = np.atleast_1d(np.asarray(dec_deg, dtype=np.float64))
+    columns, _ = _rows()
+    row = np.round((dec + 90.0) / BRICK_SIDE_DEG).astype(np.int64)
+    half = 0.5 * BRICK_SIDE_DEG
+    south, north = (np.radians(np.clip(dec + side, -90.0, 90.0)) for side in (-half, half))
+    return np.asarray(360.0 / columns[row] * np.degrees(np.sin(north) - np.sin(south)))
+
+
 @cache
 def _rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bricks in each row, and how many lie south of it."""
