@@ -20,7 +20,7 @@ from darkhaloscope.evaluation.metrics import (
 )
 from darkhaloscope.evaluation.operating import operating_metrics
 from darkhaloscope.evaluation.recovery import TRUTH_COLUMNS, Recovery
-from darkhaloscope.evaluation.samples import Run, host_domain, positives
+from darkhaloscope.evaluation.samples import NEGATIVE_KINDS, Run, host_domain, positives
 from darkhaloscope.evaluation.selection import (
     bins_of,
     completeness,
@@ -32,7 +32,7 @@ from darkhaloscope.gates.detection import OperatingPoint
 from darkhaloscope.gates.hard_negatives import HardSuite, Source
 from darkhaloscope.gates.reliance import ring_on_anything
 from darkhaloscope.pipeline.data import HOSTS, save_json
-from darkhaloscope.pipeline.modelling import NEGATIVES, ModelStages
+from darkhaloscope.pipeline.modelling import ModelStages
 from darkhaloscope.report.figures import (
     Completeness,
     CompletenessBin,
@@ -183,13 +183,13 @@ class Results(ModelStages):
         return operating_metrics(self.test, self.split_scores("calib"), run, area_deg2=self._test_area())
 
     def _test_area(self) -> float | None:
-        """Sky of the bricks in which the test targets lie [deg^2]; None where targets were picked by hand."""
+        """Sky of the bricks in which the test targets lie [deg^2]; None where they were picked by hand."""
         if HOSTS in self.sources:
             return None  # cutouts are no complete sample of any sky
-        rows = self.target_rows("test", ("target_id", "brickname", "dec"), NEGATIVES)
-        bricks = dict(zip(*(rows.column(c).to_pylist() for c in ("brickname", "dec")), strict=True))
-        centres = brick_of(np.zeros(len(bricks)), np.array(list(bricks.values()))).dec_deg
-        return float(brick_area_deg2(centres).sum())
+        rows = self.target_rows("test", ("target_id", "ra_deg", "dec_deg"), NEGATIVE_KINDS)
+        bricks = brick_of(*(rows.column(c).to_numpy() for c in ("ra_deg", "dec_deg")))
+        _, first = np.unique(bricks.brickid, return_index=True)
+        return float(brick_area_deg2(bricks.dec_deg[first]).sum())
 
     @cached_property
     def recovery(self) -> Recovery | None:
@@ -219,17 +219,14 @@ class Results(ModelStages):
 
     @cached_property
     def selection_measured(self) -> tuple[Measured, ...]:
-        """Completeness by every fact, over populations, and how the surface foretells cells it has not seen."""
+        """Completeness by every fact and over populations, and how the surface foretells unseen cells."""
         if self.recovery is None or self.threshold is None or self.selection is None:
             return ()
         run = self._run(*self.tested)
         facts = (name for name in bins_of(self.protocol) if name != "theta_e_arcsec")
-        by_fact = [
-            b.measured
-            for name in facts
-            for b in completeness(self.recovery, run, self.threshold, column=name)
-        ]
-        return (*self.selection.averages, *surface_coverage(self.recovery, run), *by_fact)
+        bins = [b for n in facts for b in completeness(self.recovery, run, self.threshold, column=n)]
+        coverage = surface_coverage(self.recovery, run)
+        return (*self.selection.averages, *coverage, *(b.measured for b in bins))
 
     @cached_property
     def completeness(self) -> Completeness | None:
