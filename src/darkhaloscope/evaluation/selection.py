@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.evaluation.samples import Run, Sample, host_domain, negatives, positives
 from darkhaloscope.gates.detection import OperatingPoint, point_at
-from darkhaloscope.stats import binomial, clustered_binomial, design_effect
+from darkhaloscope.stats import binomial, clustered_binomial, effective_rows
 
 FEWEST_EFFECTIVE = 30.0
 """Effective rows below which a bin is called insufficient."""
@@ -71,7 +69,7 @@ def _bin(
     hits = pos.score > threshold.threshold
     found = clustered_binomial(hits, pos.host, confidence=run.protocol.statistics.confidence)
     withheld = "" if threshold.enough else "too few negatives set the threshold"
-    effective = _effective(hits, pos)
+    effective = effective_rows(hits, pos.host)
     if effective < FEWEST_EFFECTIVE:
         withheld = f"insufficient: {effective:.0f} effective rows, needs {FEWEST_EFFECTIVE:.0f}"
     measured = run.measured(
@@ -83,10 +81,3 @@ def _bin(
         detail=threshold.text,
     )
     return CompletenessBin(label, int(hits.sum()), len(pos), measured)
-
-
-def _effective(hits: NDArray[np.bool_], pos: Sample) -> float:
-    """Rows that would say as much were each of its own host."""
-    if hits.all() or not hits.any():
-        return float(len(set(pos.host)))
-    return len(hits) / design_effect(hits, pos.host_number)
