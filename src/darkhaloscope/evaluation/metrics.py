@@ -4,7 +4,7 @@
 carry `_synth` or `_sim` in their name; those of mock anchors and contaminants begin with `mock_`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,14 @@ from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol, Strata
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.evaluation.recovery import BINS
+from darkhaloscope.evaluation.calibration import ece_as_stated
+from darkhaloscope.evaluation.recovery import BINS, OF_THE_IMAGING
 from darkhaloscope.evaluation.samples import (
     Run,
     Sample,
-    Text,
     Vector,
     host_domain,
+    labelled,
     negatives,
     positives,
     sample_of,
@@ -32,8 +33,6 @@ from darkhaloscope.stats import (
     Estimate,
     auroc_estimate,
     binomial,
-    ece,
-    ece_debiased,
     precision_at_recall,
     tpr_at_fpr,
     win_rate,
@@ -54,17 +53,12 @@ def synth_metrics(rows: pa.Table, run: Run) -> tuple[Measured, ...]:
             ours, theirs = (sample.take(sample.host_domain == domain) for sample in (pos, neg))
             out.append(_stratum(f"auroc_synth_{domain}_hosts", ours, theirs, run, HostDomain(domain)))
     out += [_tpr(fpr, pos, neg, run, host) for fpr in run.protocol.operating_points.fpr]
-    out += [_precision(pos, neg, run, host), *_calibration(pos, neg, run, host), _win_rate(pos, run)]
+    out += [_precision(pos, neg, run, host), *ece_as_stated(pos, neg, run), _win_rate(pos, run)]
     return (*out, *_strata(pos, neg, run))
 
 
-def _both(pos: Sample, neg: Sample) -> tuple[Vector, Vector, Text]:
-    labels = np.repeat([1.0, 0.0], [len(pos), len(neg)])
-    return np.concatenate([pos.score, neg.score]), labels, np.concatenate([pos.group, neg.group])
-
-
 def _auroc(name: str, pos: Sample, neg: Sample, run: Run) -> Measured:
-    found = auroc_estimate(*_both(pos, neg), seed=run.seed, n_boot=run.protocol.statistics.bootstrap)
+    found = auroc_estimate(*labelled(pos, neg), seed=run.seed, n_boot=run.protocol.statistics.bootstrap)
     detail = f"{len(pos)} arcs, {len(neg)} negatives"
     return run.measured(name, found, host_domain(pos, neg), ArcDomain.SIM, detail=detail)
 
@@ -91,52 +85,11 @@ def _tpr(fpr: float, pos: Sample, neg: Sample, run: Run, host: HostDomain) -> Me
 
 def _precision(pos: Sample, neg: Sample, run: Run, host: HostDomain) -> Measured:
     recall, boots = run.protocol.precision_at_recall.recall, run.protocol.statistics.bootstrap
-    scores, labels, groups = _both(pos, neg)
+    scores, labels, groups = labelled(pos, neg)
     found = precision_at_recall(scores, labels, recall, groups, seed=run.seed, n_boot=boots)
     detail = f"at the prevalence of these rows, {labels.mean():.3g}"
     name = f"precision_at_recall_{round(100 * recall)}_synth"
     return run.measured(name, found, host, ArcDomain.SIM, detail=detail)
-
-
-def _calibration(pos: Sample, neg: Sample, run: Run, host: HostDomain) -> list[Measured]:
-    bins = run.protocol.calibration.bins
-    scores, labels, groups = _both(pos, neg)
-    note = f"{bins} bins of equal mass, at the prevalence of these rows, {labels.mean():.3g}"
-    out = []
-    for name, measure in (("calibration_ece", ece), ("calibration_ece_debiased", ece_debiased)):
-        draws = _resampled(lambda at, f=measure: f(scores[at], labels[at], bins), groups, run)  # type: ignore[misc]
-        low, high = np.percentile(draws, [2.5, 97.5])
-        value = measure(scores, labels, bins)
-        # Resampled rows repeat, which adds to an absolute error: the percentiles lie above the value.
-        found = Estimate(
-            value,
-            min(float(low), value),
-            float(high),
-            len(scores),
-            len(set(groups)),
-            "bootstrap percentile, biased up",
-        )
-        out.append(run.measured(f"{name}_synth", found, host, ArcDomain.SIM, detail=note))
-    return out
-
-
-def _resampled(measure: Callable[[NDArray[np.intp]], float], groups: Text, run: Run) -> Vector:
-    """`measure` of the rows of whole groups drawn again and again; samples with one class are drawn anew."""
-    _, number = np.unique(groups, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(number))[:-1])
-    rng = stream(run.seed, "evaluation/bootstrap", "rows")
-    out: list[float] = []
-    for _ in range(10 * run.protocol.statistics.bootstrap):
-        try:
-            out.append(
-                measure(np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))]))
-            )
-        except DataError:
-            continue
-        if len(out) == run.protocol.statistics.bootstrap:
-            return np.array(out)
-    raise DataError("scores", "are too few for a bootstrap of the calibration error")
 
 
 def _win_rate(pos: Sample, run: Run) -> Measured:
@@ -152,9 +105,6 @@ def _win_rate(pos: Sample, run: Run) -> Measured:
     return run.measured("win_rate_synth", found, host_domain(pos), ArcDomain.SIM, detail=detail)
 
 
-_OF_THE_IMAGING = ("psf_fwhm_arcsec", "depth_r_mag")
-
-
 def strata_of(protocol: Protocol) -> dict[str, Strata]:
     """The protocol's bins, and ours of depth and of the matched filter's S/N."""
     return dict(protocol.strata) | {name: BINS[name] for name in ("arc_snr_mf", "depth_r_mag")}
@@ -168,7 +118,7 @@ def _strata(pos: Sample, neg: Sample, run: Run) -> list[Measured]:
         where_pos, where_neg = strata.assign(pos.columns[name]), strata.assign(neg.columns[name])
         for i, label in enumerate(strata.labels):
             part = pos.take(where_pos == i)
-            against = neg.take(where_neg == i) if name in _OF_THE_IMAGING else neg
+            against = neg.take(where_neg == i) if name in OF_THE_IMAGING else neg
             if len(part) or len(against) != len(neg):
                 out.append(_stratum(f"auroc_synth {name} {label}", part, against, run, host))
     return out

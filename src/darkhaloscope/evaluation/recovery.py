@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import HostDomain
-from darkhaloscope.contracts.protocol import Strata
+from darkhaloscope.contracts.protocol import Protocol, Strata
 from darkhaloscope.evaluation.samples import host_domain, sample_of, scored
-from darkhaloscope.stats import BinomialMethod, Estimate, binomial, clustered_binomial, design_effect
+from darkhaloscope.stats import BinomialMethod, Estimate, binomial, clustered_binomial, effective_rows
 from darkhaloscope.stats.rows import Vector
 from darkhaloscope.survey.release import to_magnitude
 
@@ -48,6 +48,15 @@ BINS: Mapping[str, Strata] = {
     "host_mag_r": Strata(edges=(16.0, 18.0, 19.0, 20.0, 21.0, 22.0)),
 }
 """Bins of the facts that the protocol has none for."""
+
+OF_THE_IMAGING = ("psf_fwhm_arcsec", "depth_r_mag")
+"""Facts that a galaxy without an arc has too."""
+
+
+def bins_of(protocol: Protocol) -> dict[str, Strata]:
+    """Bins of every fact: the protocol's, and ours where it has none."""
+    own = {name: protocol.strata[name] for name in ("theta_e_arcsec", "psf_fwhm_arcsec")}
+    return own | dict(BINS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,21 +151,14 @@ def cell_of(recovery: Recovery, labels: tuple[str, ...], confidence: float = 0.9
     """The share found among some rows, with hosts as clusters."""
     effective = effective_rows(recovery.found, recovery.host)
     estimates = {
-        method: clustered_binomial(recovery.found, recovery.host, method=method, confidence=confidence)
+        method: clustered_binomial(
+            recovery.found, recovery.host, method=method, confidence=confidence, few=True
+        )
         if len(recovery)
         else binomial(0, 0, method=method)
         for method in METHODS
     }
     return Cell(labels, int(recovery.found.sum()), len(recovery), effective, estimates)
-
-
-def effective_rows(found: NDArray[np.bool_], host: NDArray[np.str_]) -> float:
-    """Rows that would say as much were each of a host of its own."""
-    if not len(found):
-        return 0.0
-    if found.all() or not found.any():
-        return float(len(set(host)))
-    return len(found) / design_effect(found, np.unique(host, return_inverse=True)[1])
 
 
 def cells(recovery: Recovery, by: Mapping[str, Strata], confidence: float = 0.95) -> tuple[Cell, ...]:

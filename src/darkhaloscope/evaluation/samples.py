@@ -160,6 +160,12 @@ def _joined(a: Sample, b: Sample) -> Sample:
     return Sample(score, group, host, domain, columns)
 
 
+def labelled(pos: Sample, neg: Sample) -> tuple[Vector, Vector, Text]:
+    """Scores, labels and groups of both classes, positives first."""
+    labels = np.repeat([1.0, 0.0], [len(pos), len(neg)])
+    return np.concatenate([pos.score, neg.score]), labels, np.concatenate([pos.group, neg.group])
+
+
 def host_domain(*samples: Sample) -> HostDomain:
     """The one domain of all hosts, or MIXED. DataError where there are none."""
     found = {str(domain) for sample in samples for domain in sample.host_domain}

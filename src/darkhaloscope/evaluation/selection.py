@@ -14,13 +14,14 @@ import pyarrow as pa
 from scipy import stats as distributions
 
 from darkhaloscope.contracts.measured import ArcDomain, Measured
-from darkhaloscope.contracts.protocol import Protocol, Strata
+from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.evaluation.recovery import (
     BINS,
     FEWEST_EFFECTIVE,
     Cell,
     Recovery,
+    bins_of,
     cells,
 )
 from darkhaloscope.evaluation.samples import Run, negatives
@@ -58,12 +59,6 @@ def detection_threshold(calibration: pa.Table, protocol: Protocol) -> OperatingP
 
 
 # --- cells -----------------------------------------------------------------------------------------------
-
-
-def bins_of(protocol: Protocol) -> dict[str, Strata]:
-    """Bins of every fact: the protocol's, and ours where it has none."""
-    own = {name: protocol.strata[name] for name in ("theta_e_arcsec", "psf_fwhm_arcsec")}
-    return own | dict(BINS)
 
 
 TABLES: tuple[tuple[str, ...], ...] = (

@@ -28,13 +28,12 @@ from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.evaluation.populations import averages
-from darkhaloscope.evaluation.recovery import METHODS, Recovery, cells
+from darkhaloscope.evaluation.recovery import METHODS, Recovery, bins_of, cells
 from darkhaloscope.evaluation.samples import Run
 from darkhaloscope.evaluation.selection import (
     DESIGNS,
     FEWEST_ROWS,
     TABLES,
-    bins_of,
     surface_of,
     with_known_facts,
 )

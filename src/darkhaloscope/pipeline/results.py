@@ -19,10 +19,9 @@ from darkhaloscope.evaluation.metrics import (
     synth_metrics,
 )
 from darkhaloscope.evaluation.operating import operating_metrics
-from darkhaloscope.evaluation.recovery import TRUTH_COLUMNS, Recovery
+from darkhaloscope.evaluation.recovery import TRUTH_COLUMNS, Recovery, bins_of
 from darkhaloscope.evaluation.samples import NEGATIVE_KINDS, Run, host_domain, positives
 from darkhaloscope.evaluation.selection import (
-    bins_of,
     completeness,
     detection_threshold,
     surface_coverage,

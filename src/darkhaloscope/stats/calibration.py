@@ -1,11 +1,29 @@
-"""How far stated probabilities are from what happens."""
+"""How far stated probabilities are from what happens: calibration error, reliability, proper scores.
+
+Intervals at a prevalence are a delete-one-group jackknife with Student's t (`prevalence.jackknife_half`).
+"""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats as distributions
+from numpy.typing import ArrayLike, NDArray
 
 from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.stats.rows import Vector, checked_rows
+from darkhaloscope.stats.counts import clustered_binomial, effective_rows
+from darkhaloscope.stats.prevalence import (
+    ClassSums,
+    PriorShift,
+    at_prevalence,
+    jackknife_half,
+    logits,
+    moved_text,
+    probabilities,
+)
+from darkhaloscope.stats.resampling import Counts, Estimate
+from darkhaloscope.stats.rows import Rows, Vector, checked_rows
+
+# --- expected calibration error ---------------------------------------------------------------------------
 
 
 def ece(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
@@ -15,32 +33,241 @@ def ece(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
     (.06 for a perfect model at n = 300) and dominated by the larger class. Raises DataError where a class is
     empty or a probability lies outside 0 … 1.
     """
-    size, prob_mean, label_mean = _calibration_bins(prob, label, bins)
-    return float((size * np.abs(label_mean - prob_mean)).sum() / size.sum())
+    return float(_ece_pair(_binned(prob, label, bins).means())[0])
 
 
 def ece_debiased(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
     """Root of the squared calibration error less what sampling alone gives it; 0 where that is negative.
 
-    sum_b w_b [(y - p)² - y (1 - y)/(n_b - 1)] over bins of at least two rows, binned as `ece`.
+    sum_b w_b [(y - p)² - y (1 - y)/(n_b - 1)] over bins of at least two rows, binned as `ece`. Raises
+    DataError as it does, and where no bin has two.
     """
-    size, prob_mean, label_mean = _calibration_bins(prob, label, bins)
-    usable = size > 1
-    size, prob_mean, label_mean = size[usable], prob_mean[usable], label_mean[usable]
-    square = (label_mean - prob_mean) ** 2 - label_mean * (1 - label_mean) / (size - 1)
-    return float(np.sqrt(max((size * square).sum() / size.sum(), 0.0)))
+    found = float(_ece_pair(_binned(prob, label, bins).means())[1])
+    if np.isnan(found):
+        raise DataError("ece_debiased", "no bin holds two rows", f"fewer than {bins} bins")
+    return found
 
 
-def _calibration_bins(prob: ArrayLike, label: ArrayLike, bins: int) -> tuple[Vector, Vector, Vector]:
-    p, y, _ = checked_rows(prob, label, None)
-    if y.all() or not y.any():
+class EceReplicates:
+    """`ece` and `ece_debiased` of the same rows again and again, each group so often as it is drawn.
+
+    Rows are sorted once; a replicate is what those functions make of rows repeated, to the last bits.
+    """
+
+    def __init__(self, prob: ArrayLike, label: ArrayLike, groups: ArrayLike, bins: int = 15) -> None:
+        self._rows = _binned(prob, label, bins, groups)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups there are."""
+        return int(self._rows.group.max()) + 1
+
+    def of(self, counts: Counts) -> Vector:
+        """Both, when each group counts so often; NaN where one is then not defined."""
+        return _ece_pair(self._rows.means(counts[self._rows.group]))
+
+
+class _Means(NamedTuple):
+    """Rows of each bin that holds any, and the means of probability and label there."""
+
+    size: Vector
+    prob: Vector
+    label: Vector
+
+
+def _ece_pair(bins: _Means) -> Vector:
+    positives = float(bins.size @ bins.label)
+    if not 0 < positives < bins.size.sum():
+        return np.full(2, np.nan)
+    plain = (bins.size * np.abs(bins.label - bins.prob)).sum() / bins.size.sum()
+    size, prob, label = (x[bins.size > 1] for x in bins)
+    if not len(size):
+        return np.array([plain, np.nan])
+    square = (label - prob) ** 2 - label * (1 - label) / (size - 1)
+    return np.array([plain, np.sqrt(max((size * square).sum() / size.sum(), 0.0))])
+
+
+class _Binned:
+    """Rows in ascending order of probability, equal ones in blocks that no bin cuts."""
+
+    def __init__(self, rows: Rows, bins: int) -> None:
+        self.order = np.argsort(rows.score, kind="stable")
+        p = rows.score[self.order]
+        self.first = np.flatnonzero(np.r_[True, p[1:] != p[:-1]]) if len(p) else np.zeros(0, np.intp)
+        self.prob, self.bins = p[self.first], bins
+        self.label, self.group = rows.positive[self.order].astype(np.float64), rows.group[self.order]
+
+    def bin_of_blocks(self, weight: Vector) -> NDArray[np.intp]:
+        """The bin that holds the middle of each block's weight."""
+        end = np.cumsum(weight)
+        middle = (end - weight / 2) / end[-1]
+        return np.asarray(np.minimum((middle * self.bins).astype(np.intp), self.bins - 1))
+
+    def means(self, counts: NDArray[Any] | None = None) -> _Means:
+        """Means in each bin when each row counts so often."""
+        w = np.ones(len(self.label)) if counts is None else counts.astype(np.float64)
+        weight = np.add.reduceat(w, self.first)
+        which = self.bin_of_blocks(weight)
+        size = np.asarray(np.bincount(which, weight, self.bins), dtype=np.float64)
+        used = size > 0
+        sums = (weight * self.prob, np.add.reduceat(w * self.label, self.first))
+        prob, label = (np.bincount(which, x, self.bins)[used] / size[used] for x in sums)
+        return _Means(size[used], prob, label)
+
+    def bin_of_rows(self) -> NDArray[np.intp]:
+        """The bin of each row, in the order the rows came in."""
+        size = np.diff(np.r_[self.first, len(self.label)])
+        out = np.empty(len(self.label), np.intp)
+        out[self.order] = np.repeat(self.bin_of_blocks(size.astype(np.float64)), size)
+        return out
+
+
+def _binned(prob: ArrayLike, label: ArrayLike, bins: int, groups: ArrayLike | None = None) -> _Binned:
+    rows = checked_rows(prob, label, groups)
+    if rows.lacks_a_class:
         raise DataError("ece", "calibration needs both classes")
-    if p.min() < 0 or p.max() > 1:
-        raise DataError("ece", "probabilities must lie between 0 and 1")
-    middle = (distributions.rankdata(p) - 0.5) / len(p)
-    which = np.minimum((middle * bins).astype(np.intp), bins - 1)
-    size = np.bincount(which, minlength=bins).astype(np.float64)
-    used = size > 0
-    sums = (np.bincount(which, weights=w, minlength=bins)[used] for w in (p, y.astype(np.float64)))
-    prob_sum, label_sum = sums
-    return size[used], prob_sum / size[used], label_sum / size[used]
+    probabilities(rows.score)
+    return _Binned(rows, bins)
+
+
+# --- reliability ------------------------------------------------------------------------------------------
+
+
+class ReliabilityBin(NamedTuple):
+    """Rows of neighbouring probabilities: their mean, and the share of positives with its interval.
+
+    n_eff   rows that would say as much were they independent
+    """
+
+    p_mean: float
+    observed: float
+    low: float
+    high: float
+    n: int
+    n_eff: float
+    n_clusters: int
+
+
+def reliability_bins(
+    prob: ArrayLike,
+    label: ArrayLike,
+    groups: ArrayLike | None = None,
+    bins: int = 15,
+    *,
+    confidence: float = 0.95,
+) -> tuple[ReliabilityBin, ...]:
+    """Stated against observed in bins of equal mass, binned as `ece`; a bin without rows is left out.
+
+    The interval is that of `clustered_binomial` for few groups, and holds for one bin at a time. Without rows
+    there are no bins.
+    """
+    rows = checked_rows(prob, label, groups)
+    probabilities(rows.score)
+    if not len(rows.score):
+        return ()
+    which = _Binned(rows, bins).bin_of_rows()
+    return tuple(_reliability(rows, which == b, confidence) for b in np.unique(which))
+
+
+def _reliability(rows: Rows, inside: NDArray[np.bool_], confidence: float) -> ReliabilityBin:
+    hits, groups = rows.positive[inside], rows.group[inside]
+    found = clustered_binomial(hits, groups, confidence=confidence, few=True)
+    return ReliabilityBin(
+        p_mean=float(rows.score[inside].mean()),
+        observed=float(hits.mean()),
+        low=float(found.low or 0.0),
+        high=1.0 if found.high is None else float(found.high),
+        n=found.n,
+        n_eff=effective_rows(hits, groups),
+        n_clusters=int(found.n_clusters or 0),
+    )
+
+
+# --- proper scores ----------------------------------------------------------------------------------------
+
+
+def brier(prob: ArrayLike, label: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Mean square of probability less outcome (Brier 1950): 0 is perfect."""
+    p, y, w = _weighted(prob, label, weights)
+    return float(np.average((p - y) ** 2, weights=w))
+
+
+def brier_skill(prob: ArrayLike, label: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """1 - Brier score over that of the base rate told to every row: 0 is no skill, 1 is perfect.
+
+    DataError where a class is empty: the base rate is then perfect.
+    """
+    p, y, w = _weighted(prob, label, weights)
+    base = float(np.average(y, weights=w))
+    if not 0 < base < 1:
+        raise DataError("brier_skill", "needs both classes")
+    return 1 - brier(p, y, w) / (base * (1 - base))
+
+
+def log_score(prob: ArrayLike, label: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Mean of -ln(probability given to what happened) [nat] (Good 1952): 0 is perfect.
+
+    A probability of 0 for what happened counts as `EPSILON`.
+    """
+    p, y, w = _weighted(prob, label, weights)
+    return float(np.average(_log_losses(logits(p)[0], y), weights=w))
+
+
+def _weighted(
+    prob: ArrayLike, label: ArrayLike, weights: ArrayLike | None
+) -> tuple[Vector, Vector, Vector | None]:
+    rows = checked_rows(prob, label, None)
+    if not len(rows.score):
+        raise DataError("scores", "there are no rows")
+    w = None if weights is None else np.asarray(weights, dtype=np.float64).ravel()
+    return probabilities(rows.score), rows.positive.astype(np.float64), w
+
+
+def _log_losses(x: Vector, y: Vector) -> Vector:
+    return np.asarray(np.logaddexp(0.0, np.where(y > 0, -x, x)))
+
+
+def brier_skill_estimate(
+    prob: ArrayLike,
+    label: ArrayLike,
+    groups: ArrayLike | None,
+    shift: PriorShift,
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """`brier_skill` at prevalence `shift.now` with an interval over groups. None where a class is empty."""
+    rows = checked_rows(prob, label, groups)
+    found = _mean_loss(rows, (at_prevalence(rows.score, *shift) - rows.positive) ** 2, shift.now, confidence)
+    base = shift.now * (1 - shift.now)
+    value, low, high = (None if x is None else 1 - x / base for x in (found.value, found.high, found.low))
+    return replace(found, value=value, low=low, high=None if high is None else min(high, 1.0))
+
+
+def log_score_estimate(
+    prob: ArrayLike,
+    label: ArrayLike,
+    groups: ArrayLike | None,
+    shift: PriorShift,
+    *,
+    confidence: float = 0.95,
+) -> Estimate:
+    """`log_score` at prevalence `shift.now` with an interval over groups. None where a class is empty."""
+    rows = checked_rows(prob, label, groups)
+    x, moved = logits(rows.score)
+    loss = _log_losses(x + shift.step, rows.positive.astype(np.float64))
+    found = _mean_loss(rows, loss, shift.now, confidence)
+    low = None if found.low is None else max(found.low, 0.0)
+    return replace(
+        found, low=low, detail="; ".join(t for t in (moved_text(moved, len(x)), found.detail) if t)
+    )
+
+
+def _mean_loss(rows: Rows, loss: Vector, now: float, confidence: float) -> Estimate:
+    n, m = len(rows.score), rows.n_groups
+    if rows.lacks_a_class:
+        return Estimate(None, None, None, n, m, "none", "one of the classes is empty")
+    sums = ClassSums(rows, loss[:, None], now)
+    half, method, why = jackknife_half(sums, sums.without() - sums.whole, confidence)
+    value = float(sums.whole[0])
+    low, high = (None, None) if half is None else (value - float(half[0]), value + float(half[0]))
+    return Estimate(value, low, high, n, m, method[0], why)

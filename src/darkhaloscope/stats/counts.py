@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+from scipy import stats as distributions
 from statsmodels.stats.proportion import proportion_confint
 
 from darkhaloscope.contracts.errors import DataError
@@ -62,8 +63,13 @@ def clustered_binomial(
     *,
     method: BinomialMethod = "jeffreys",
     confidence: float = 0.95,
+    few: bool = False,
 ) -> Estimate:
     """A proportion of rows that share groups: the binomial interval of n / deff rows.
+
+    few   allow for the scatter of deff itself, which in few or unequal groups makes the interval too narrow:
+          n / deff is multiplied by the squared ratio of Student's t of n - 1 and of m - 1 degrees of freedom
+          (Korn & Graubard 1998, Survey Methodology 24, 193), here with m = (sum n_g)² / sum n_g² groups
 
     deff is the ratio of the between-group (linearised) variance of the proportion to p(1 - p)/n, at least 1;
     with groups of one size it is that of their means. Where every row agrees, the rows say nothing about how
@@ -73,11 +79,31 @@ def clustered_binomial(
     n, m = len(x), len(np.unique(g))
     if not n:
         return Estimate(None, None, None, 0, 0, method, "no trials")
-    p = float(x.mean())
-    effective = float(m) if p in (0.0, 1.0) else n / design_effect(x, g)
+    p, effective = float(x.mean()), effective_rows(x, g)
+    if few and 0 < p < 1:
+        effective *= _few_groups(g, confidence)
     found = binomial(p * effective, effective, method=method, confidence=confidence)
     detail = f"n_eff = {effective:.1f}"
     return Estimate(p, found.low, found.high, n, m, f"{method}, design effect", detail)
+
+
+def _few_groups(groups: NDArray[np.intp], confidence: float) -> float:
+    size = np.bincount(groups)
+    equal = float(size.sum()) ** 2 / float((size.astype(np.float64) ** 2).sum())
+    freedom = np.array([len(groups) - 1, max(equal - 1, 1.0)])
+    ideal, real = distributions.t.ppf((1 + confidence) / 2, freedom)
+    return min(float(ideal / real) ** 2, 1.0)
+
+
+def effective_rows(hits: ArrayLike, groups: ArrayLike) -> float:
+    """Rows that would say as much about a proportion were they independent: n / deff.
+
+    Where every row agrees each group counts once. 0 for no rows.
+    """
+    _, x, g = checked_rows(np.zeros(np.size(hits)), hits, groups)
+    if not len(x) or x.all() or not x.any():
+        return float(len(np.unique(g)))
+    return len(x) / design_effect(x, g)
 
 
 def design_effect(hits: NDArray[Any], groups: NDArray[np.intp]) -> float:
