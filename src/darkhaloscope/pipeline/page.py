@@ -45,6 +45,7 @@ def assemble(run: Results) -> RunResults:
                 *run.contaminants,
                 *run.hard_negatives_told,
                 *run.selection_measured,
+                *run.calibration,
             )
         ],
     )

@@ -12,6 +12,7 @@ import pyarrow as pa
 from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
+from darkhaloscope.evaluation.calibration import calibration_measures
 from darkhaloscope.evaluation.metrics import (
     anchor_metrics,
     contaminant_metrics,
@@ -189,6 +190,11 @@ class Results(ModelStages):
         bricks = brick_of(*(rows.column(c).to_numpy() for c in ("ra_deg", "dec_deg")))
         _, first = np.unique(bricks.brickid, return_index=True)
         return float(brick_area_deg2(bricks.dec_deg[first]).sum())
+
+    @cached_property
+    def calibration(self) -> tuple[Measured, ...]:
+        """Whether the scores are probabilities: as stated, and by calibrators fitted on the calib split."""
+        return calibration_measures(self.test, self.split_scores("calib"), self._run(*self.tested))
 
     @cached_property
     def recovery(self) -> Recovery | None:
