@@ -8,7 +8,7 @@ Plain functions (`auroc`, `roc_curve`, `ece`, …) raise DataError where the ans
 return an `Estimate` give `value=None` and say why in `detail`, so that a check can be NOT_EVALUATED.
 """
 
-from darkhaloscope.stats.calibration import ece, ece_debiased
+from darkhaloscope.stats.calibration import ece, ece_by_counts, ece_debiased
 from darkhaloscope.stats.counts import (
     BinomialMethod,
     binomial,
@@ -18,12 +18,23 @@ from darkhaloscope.stats.counts import (
     win_rate,
 )
 from darkhaloscope.stats.delong import auroc_delong, auroc_difference_delong
+from darkhaloscope.stats.differences import (
+    Combined,
+    Mcnemar,
+    combine,
+    detectable_share,
+    holm,
+    mcnemar_exact,
+)
 from darkhaloscope.stats.resampling import (
     FEW_CLUSTERS,
+    ByCounts,
     Draws,
     Estimate,
+    Replicates,
     Statistic,
     cluster_interval,
+    replicates,
     tost,
 )
 from darkhaloscope.stats.roc import (
@@ -38,6 +49,7 @@ from darkhaloscope.stats.roc import (
     auroc_estimate,
     needed_negatives,
     precision_at_recall,
+    roc_by_counts,
     roc_curve,
     roc_differences,
     roc_estimates,
@@ -49,10 +61,14 @@ __all__ = [
     "FEW_CLUSTERS",
     "Auroc",
     "BinomialMethod",
+    "ByCounts",
+    "Combined",
     "Draws",
     "Estimate",
+    "Mcnemar",
     "PartialAuc",
     "PrecisionAtRecall",
+    "Replicates",
     "RocCurve",
     "RocMeasure",
     "Statistic",
@@ -65,11 +81,18 @@ __all__ = [
     "binomial",
     "cluster_interval",
     "clustered_binomial",
+    "combine",
     "design_effect",
+    "detectable_share",
     "ece",
+    "ece_by_counts",
     "ece_debiased",
+    "holm",
+    "mcnemar_exact",
     "needed_negatives",
     "precision_at_recall",
+    "replicates",
+    "roc_by_counts",
     "roc_curve",
     "roc_differences",
     "roc_estimates",

@@ -1,10 +1,11 @@
 """How far stated probabilities are from what happens."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats as distributions
 
 from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.stats.resampling import ByCounts, Counts
 from darkhaloscope.stats.rows import Vector, checked_rows
 
 
@@ -29,6 +30,31 @@ def ece_debiased(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
     size, prob_mean, label_mean = size[usable], prob_mean[usable], label_mean[usable]
     square = (label_mean - prob_mean) ** 2 - label_mean * (1 - label_mean) / (size - 1)
     return float(np.sqrt(max((size * square).sum() / size.sum(), 0.0)))
+
+
+def ece_by_counts(prob: ArrayLike, label: ArrayLike, groups: NDArray[np.intp], bins: int = 15) -> ByCounts:
+    """`ece` as a function of how often each group counts: that of the rows repeated so often.
+
+    groups   one per row, numbered 0 … m - 1, in which the counts are. NaN where a class has no weight.
+    """
+    p, y, _ = checked_rows(prob, label, None)
+    order = np.argsort(p, kind="stable")
+    p, positive, group = p[order], y[order], groups[order]
+    # Rows of one probability share a bin: they are one block of the sorted rows.
+    starts = np.flatnonzero(np.r_[True, p[1:] > p[:-1]]) if len(p) else np.zeros(0, np.intp)
+
+    def of(counts: Counts) -> Vector:
+        weight = counts.take(group).astype(np.float64)
+        total, positives = weight.sum(), weight @ positive
+        if not 0 < positives < total:
+            return np.array([np.nan])
+        block = np.add.reduceat(weight, starts)
+        middle = (np.cumsum(block) - block / 2) / total
+        which = np.minimum((middle * bins).astype(np.intp), bins - 1)
+        excess = np.bincount(which, np.add.reduceat(weight * (positive - p), starts), minlength=bins)
+        return np.array([np.abs(excess).sum() / total])
+
+    return of
 
 
 def _calibration_bins(prob: ArrayLike, label: ArrayLike, bins: int) -> tuple[Vector, Vector, Vector]:
