@@ -1,8 +1,8 @@
 """`dhs compare`: finished runs, arm against arm, from the scores that they keep.
 
-What is read of a run, and of nothing else: `config.yaml`, `protocol.json`, `splits-…`, and for its network and
-each of `seeds/N` the datasets `scores-…`. Nothing is trained, scored or made. A run that lacks any of it is
-refused by name: an arm never loses a seed in silence.
+What is read of a run, and nothing else: `config.yaml`, `protocol.json`, `splits-…`, `results/seeds.json`, and
+for its network and each of `seeds/N` the datasets `scores-…`. Nothing is trained, scored or made. A run that
+lacks any of it is refused by name: an arm never loses a seed in silence.
 """
 
 import json
@@ -199,9 +199,9 @@ def compare_runs(folders: Sequence[Path], out: Path, *, reference: str | None = 
 
     reference   name of the arm that the others are compared with; by default the protocol's
 
-    Raises ConfigError for a reference that is not among the arms or a run given twice; DataError for a run that
-    is unfinished or was run under another protocol; SplitLeakage where one arm's training saw another's
-    test galaxies. The test splits are recorded as opened for every network that is compared.
+    Raises ConfigError for a reference that is not among the arms or a run given twice; DataError for a run
+    that is unfinished or was run under another protocol; SplitLeakage where one arm's training saw
+    another's test galaxies. The test splits are recorded as opened for every network that is compared.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("dhs compare", "RUN", "names a folder twice", "each run once")
@@ -214,6 +214,7 @@ def compare_runs(folders: Sequence[Path], out: Path, *, reference: str | None = 
     _refuse_one_network_twice(runs, names)
     _refuse_leaks(runs, names)
     base = runs[names.index(chosen)]
+    opened = [run.open_test() for run in runs]
     arms = [run.arm(name) for run, name in zip(runs, names, strict=True)]
     found = compare(arms, chosen, protocol, seed=base.experiment.seed)
     declared = (protocol.ablations.reference, *protocol.ablations.arms)
@@ -224,9 +225,9 @@ def compare_runs(folders: Sequence[Path], out: Path, *, reference: str | None = 
             seeds=tuple(network.seed for network in run.networks),
             checkpoints=tuple(network.checkpoint for network in run.networks),
             changes=() if run is base else tuple(_changes(base.experiment, run.experiment)),
-            openings=run.open_test(),
+            openings=openings,
         )
-        for run, name in zip(runs, names, strict=True)
+        for run, name, openings in zip(runs, names, opened, strict=True)
     }
     table = MasterTable(
         comparison=found,

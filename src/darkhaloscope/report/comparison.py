@@ -1,7 +1,7 @@
 """The master table of a comparison as CSV, LaTeX, HTML and JSON. The same table gives the same bytes.
 
-Rows that could not be evaluated stand in the CSV, the page and the JSON with what they need; the LaTeX table, which
-goes into a paper, names them under it.
+Rows that could not be evaluated stand in the CSV, the page and the JSON with what they need; the LaTeX table,
+which goes into a paper, names them under it.
 """
 
 import csv
@@ -104,10 +104,11 @@ def sentence(table: MasterTable, arm: str) -> str:
     """What became of one arm in one sentence: what it changes, what it does not, and what stays open."""
     rows = [row for row in table.comparison.rows if row.arm == arm]
     of = {verdict: [row for row in rows if row.verdict is verdict] for verdict in Verdict}
-    parts = []
-    for verdict in (Verdict.SIGNIFICANT, Verdict.DIFFERS):
-        if of[verdict]:
-            parts.append(f"{verdict} in {', '.join(map(_difference, of[verdict]))}")
+    parts = [
+        f"{verdict} in {', '.join(map(_difference, of[verdict]))}"
+        for verdict in (Verdict.SIGNIFICANT, Verdict.DIFFERS)
+        if of[verdict]
+    ]
     tested = [row for row in rows if row.p_holm is not None]
     if tested and not of[Verdict.SIGNIFICANT]:
         parts.insert(0, "no significant difference")
@@ -137,12 +138,11 @@ def notes(table: MasterTable) -> list[str]:
         if not arm.declared:
             out.append(f"{arm.name} is not declared in the protocol: exploratory")
         if len(arm.seeds) < table.seeds_min:
-            out.append(
-                f"{arm.name} has {len(arm.seeds)} of {table.seeds_min} seeds: nothing of it is significant by rule"
-            )
+            out.append(f"{arm.name} has {len(arm.seeds)} of {table.seeds_min} seeds: not significant by rule")
         if arm.openings > len(arm.seeds):
             out.append(
-                f"the test split of {arm.name} was opened for {arm.openings} networks, {len(arm.seeds)} compared"
+                f"the test split of {arm.name} was opened for {arm.openings} networks,"
+                f" {len(arm.seeds)} of them compared"
             )
     if table.absent:
         out.append(f"declared in the protocol and not given: {', '.join(table.absent)}")
@@ -154,8 +154,8 @@ def notes(table: MasterTable) -> list[str]:
 COLUMNS = (
     "endpoint", "arm", "value", "low", "high", "n", "n_clusters", "seeds", "delta", "delta_low", "delta_high",
     "p", "p_holm", "p_beyond_holm", "least_difference", "mde", "verdict", "wording", "pairing", "delta_seeds",
-    "higher_is_better", "status", "delta_status", "host_domain", "arc_domain", "method", "detail", "delta_detail",
-    "manifests", "delta_manifests",
+    "higher_is_better", "status", "delta_status", "host_domain", "arc_domain", "method", "detail",
+    "delta_detail", "manifests", "delta_manifests",
 )  # fmt: skip
 
 
@@ -194,10 +194,10 @@ def _list(values: Sequence[object]) -> str:
 # --- LaTeX -----------------------------------------------------------------------------------------------
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "\N{MINUS SIGN}": "$-$",
-    "\N{NARROW NO-BREAK SPACE}": r"\,", "\n": " ", "\r": " ", "\t": " ",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
+    "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$", "\N{NARROW NO-BREAK SPACE}": r"\,", "\n": " ", "\r": " ", "\t": " ",
 }  # fmt: skip
 
 
@@ -232,7 +232,8 @@ def _latex_lines(table: MasterTable) -> Iterator[str]:
     yield r"\end{tabular}"
     lost = [name for name in by_endpoint(table.comparison.rows) if name not in shown]
     if lost:
-        yield rf"\par\smallskip\raggedright\footnotesize Not evaluated, for want of rows: {latex(', '.join(lost))}."
+        yield r"\par\smallskip\raggedright\footnotesize"
+        yield f"Not evaluated, for want of rows: {latex(', '.join(lost))}."
     yield r"\end{table*}"
 
 
@@ -258,11 +259,11 @@ def caption(table: MasterTable) -> str:
     level = f"{100 * found.confidence:g} per cent"
     alone = f" Differences are arm less reference, {', '.join(pairings)}." if pairings else ""
     return (
-        f"Arms against {found.reference}. Values are means over networks trained with different seeds ({trained}). "
+        f"Arms against {found.reference}. Values are means over networks of different seeds ({trained}). "
         f"n counts rows, cells are what is resampled. Brackets: {level} intervals from a bootstrap of cells "
         f"(B = {found.bootstrap}; fewer than 30 cells: jackknife) and the scatter between seeds, Cochran's "
         f"t.{alone} p is adjusted over the arms of each endpoint (Holm); MDE is the difference found with 80 "
-        f"per cent power. Equivalent: two one-sided tests at {100 - 100 * found.confidence:.0f} per cent, Holm. "
+        f"per cent power. Equivalent: two one-sided tests at {100 - 100 * found.confidence:.0f} per cent. "
         f"{'; '.join(domains)}. Protocol {table.protocol_version}."
     )
 

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
+from scipy import optimize, special
 from scipy import stats as distributions
 
 from darkhaloscope.contracts.errors import DataError
@@ -46,7 +46,8 @@ from darkhaloscope.stats.counts import upper_bound_no_hits
 POWER = 0.8
 """Chance of being found that a minimal detectable difference is stated for."""
 
-_LEAST_LOG_P = -300.0
+_LEAST_TAIL = 1e-200
+"""Below it quantiles lose their digits; a p of that size is none."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Combined:
     def _upper(self, tail: float) -> float:
         """Departure that a share `tail` exceeds: exact far out, where 1 - tail is 1."""
         parts = [(self.between, self.seeds - 1), (self.within, self.clusters - 1)]
-        shares = [(part, float(distributions.t.isf(tail, dof))) for part, dof in parts if part > 0]
+        shares = [(part, -float(special.stdtrit(dof, tail))) for part, dof in parts if part > 0]
         return sum(part * t for part, t in shares) / (self.between + self.within)
 
     def interval(self, confidence: float, bounds: tuple[float, float] = (-1.0, 1.0)) -> tuple[float, float]:
@@ -111,15 +112,18 @@ class Combined:
         return half if room >= 0 else 1 - half
 
     def _two_sided(self, departure: float) -> float:
-        if not departure:
-            return 1.0
+        """The quantile is a mean of two, so its p lies between theirs."""
+        parts = ((self.between, self.seeds - 1), (self.within, self.clusters - 1))
+        tails = [float(special.stdtr(dof, -departure)) for part, dof in parts if part > 0]
+        low, high = (max(tail, _LEAST_TAIL) for tail in (min(tails), max(tails)))
+        if high - low <= 1e-12 * high:
+            return 2 * high
 
-        def above(log_p: float) -> float:
-            return self._upper(10.0**log_p / 2) - departure
+        def above(log_tail: float) -> float:
+            return self._upper(float(np.exp(log_tail))) - departure
 
-        if above(_LEAST_LOG_P) <= 0:
-            return float(10.0**_LEAST_LOG_P)
-        return float(10.0 ** optimize.brentq(above, _LEAST_LOG_P, 0.0, xtol=1e-10))
+        ends = float(np.log(low)) - 1e-6, min(float(np.log(high)) + 1e-6, float(np.log(0.5)))
+        return 2 * float(np.exp(optimize.brentq(above, *ends, xtol=1e-10)))
 
     def detectable(self, *, confidence: float = 0.95, least: float = 0.0, tests: int = 1) -> float:
         """True difference that this design finds with 80 % power, beside others and above a least size.
