@@ -210,6 +210,9 @@ def matched_seeds(arm: Sequence[int], reference: Sequence[int]) -> list[tuple[in
 # --- one panel of all arms -------------------------------------------------------------------------------
 
 
+FEWEST_CELLS = 5
+"""Cells with an exception, below which a share's interval is at least that of no exception."""
+
 Adjusted = tuple[float | None, float | None]
 """Holm's p of no difference, and of one that counts."""
 
@@ -312,7 +315,25 @@ class _Family:
         total = [c for c in covariances if c is not None]
         if len(total) < len(covariances) or not np.isfinite(values).all():
             return None
-        return combine(values, sum(total), min(d.replicates.clusters for d in known))
+        least = min(d.replicates.clusters for d in known)
+        return combine(values, sum(total), least, rare=self._rare(parts, place))
+
+    def _rare(self, parts: Sequence[tuple[int, Sequence[int]]], place: int) -> bool:
+        """Whether so few cells hold an exception, in any network, that a share's scatter says little.
+
+        An exception is a hit, or a miss where hits are the rule.
+        """
+        found = 0
+        for k, networks in parts:
+            panels = [self.measured[k][i] for i in networks]
+            cells: list[set[int]] = [set(), set()]
+            for panel in panels:
+                if panel.hits is None or panel.at is None:
+                    return False
+                for side, hit in enumerate((True, False)):
+                    cells[side] |= set(panel.at[panel.hits[place] == hit].tolist())
+            found += min(map(len, cells))
+        return found < FEWEST_CELLS
 
     def _against(
         self, row: Row, k: int, at: int, place: int, endpoint: Endpoint

@@ -75,6 +75,7 @@ class Panel:
     lacks     for each endpoint why these rows do not define it; empty if they do
     groups    of the rows, each once, sorted
     make      the values as a function of how often each group of a sorted superset of `groups` counts
+    hits, at  of shares at fixed thresholds: (endpoint, row), and each row's place in `groups`
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -85,6 +86,8 @@ class Panel:
     make: Callable[[Text], ByCounts]
     manifests: tuple[str, ...]
     detail: str = ""
+    hits: NDArray[np.bool_] | None = None
+    at: NDArray[np.intp] | None = None
 
 
 def common_rate(calibs: Iterator[pa.Table], protocol: Protocol) -> float | None:
@@ -223,7 +226,8 @@ def _contaminant(
 ) -> Panel:
     prefix = "" if domain is HostDomain.REAL else "mock_"
     at = protocol.contaminants.thresholds
-    hits = np.array([part.score > p for p in at], dtype=float)
+    hits = np.array([part.score > p for p in at])
+    groups, place_of = np.unique(part.group, return_inverse=True)
 
     def make(universe: Text) -> ByCounts:
         place = _places(universe, part.group)
@@ -239,11 +243,13 @@ def _contaminant(
     return Panel(
         endpoints=tuple(Endpoint(name, fpr, False, ArcDomain.NONE) for name in names),
         lacks=(lacks,) * len(at),
-        groups=np.unique(part.group),
+        groups=groups,
         n=len(part),
         host=domain,
         make=make,
         manifests=network.lookalike_manifests or network.manifests,
+        hits=hits,
+        at=place_of,
     )
 
 
