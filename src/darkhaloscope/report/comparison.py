@@ -215,7 +215,7 @@ def _latex_lines(table: MasterTable) -> Iterator[str]:
     shown = evaluated(table.comparison.rows)
     yield r"% \usepackage{booktabs} and, for pdfLaTeX, \usepackage[T1]{fontenc}"
     yield r"\begin{table*}"
-    yield r"\centering"
+    yield r"\centering\small\setlength{\tabcolsep}{4pt}"
     yield rf"\caption{{{latex(caption(table))}}}"
     yield r"\label{tab:master_comparison}"
     yield r"\begin{tabular}{llllll}"
@@ -226,7 +226,7 @@ def _latex_lines(table: MasterTable) -> Iterator[str]:
         yield rf"\multicolumn{{6}}{{l}}{{{latex(_head(endpoint, rows))}}} \\"
         for row in rows:
             mde = "" if row.mde is None else f"{row.mde:.2g}"
-            cells = (row.arm, measured_text(row.value), _delta(row), p_text(row.p_holm), mde, row.wording)
+            cells = (row.arm, measured_text(row.value), _delta(row), p_text(row.p_holm), mde, _short(row))
             yield " & ".join(map(latex, cells)) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}"
@@ -239,6 +239,20 @@ def _latex_lines(table: MasterTable) -> Iterator[str]:
 
 def _delta(row: Row) -> str:
     return "" if row.delta is None or row.delta.value is None else measured_text(row.delta)
+
+
+def _short(row: Row) -> str:
+    """The verdict where MDE has a column of its own and the caption says what too few seeds mean."""
+    head, _, rest = row.wording.partition(": ")
+    match row.verdict:
+        case Verdict.INCONCLUSIVE:
+            return head.partition(",")[0]
+        case Verdict.NOT_EVALUATED:
+            return f"{head} ({rest.partition(':')[0]})"
+        case Verdict.DIFFERS:
+            return row.wording.partition(";")[0]
+        case _:
+            return row.wording
 
 
 def _head(endpoint: str, rows: Sequence[Row]) -> str:
@@ -264,6 +278,7 @@ def caption(table: MasterTable) -> str:
         f"(B = {found.bootstrap}; fewer than 30 cells: jackknife) and the scatter between seeds, Cochran's "
         f"t.{alone} p is adjusted over the arms of each endpoint (Holm); MDE is the difference found with 80 "
         f"per cent power. Equivalent: two one-sided tests at {100 - 100 * found.confidence:.0f} per cent. "
+        f"With fewer than {table.seeds_min} seeds nothing is significant, by rule. "
         f"{'; '.join(domains)}. Protocol {table.protocol_version}."
     )
 
