@@ -146,6 +146,25 @@ def validate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one an arm.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the master table.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Name of the arm to compare with; the protocol's reference by default.")
+    ] = None,
+) -> None:
+    """Arms against a reference, over their seeds: every endpoint with its interval, p and verdict.
+
+    Writes master_comparison.csv, .tex, .html and .json. Nothing is trained or scored.
+    """
+    from darkhaloscope.pipeline.compare import compare_runs, say_comparison
+
+    say_comparison(compare_runs(runs, out, reference=reference), out)
+
+
+@app.command()
 def verify(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     anchors: Anchors = None,

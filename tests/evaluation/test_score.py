@@ -6,7 +6,8 @@ import pytest
 
 from darkhaloscope.contracts.errors import DataError, SchemaMismatch, StampError
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SCORES, SPLITS, STAMPS
-from darkhaloscope.evaluation.score import Score, ScoreStamps, attach_splits
+from darkhaloscope.evaluation.samples import attach_splits
+from darkhaloscope.evaluation.score import Score, ScoreStamps
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.stamps.stamp import encode_planes
 from darkhaloscope.training.config import NetworkConfig

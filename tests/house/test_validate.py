@@ -142,3 +142,23 @@ def test_the_ledger_knows_rows_and_checkpoints(tmp_path):
         ledger.open("two")
     assert Openings(tmp_path, "rows-b").open("two")[0]["checkpoint"] == "two"  # other rows, not seen before
     assert [e["reason"] for e in ledger.open("two", reason="why")] == ["", "why"]
+
+
+def test_compare_reads_what_train_wrote(copied, dhs, tmp_path):
+    """Every path and mark that `dhs compare` relies on, as `dhs train --seeds` leaves them."""
+    both = dhs("compare", copied, "--out", tmp_path / "two", "--reference", "demo")
+    assert both.code == 0, both.err
+    (arm,) = json.loads((tmp_path / "two" / "master_comparison.json").read_text())["arms"]
+    told = json.loads((copied / "results" / "seeds.json").read_text())["seeds"]
+    assert (arm["seeds"], arm["checkpoints"]) == ([42, 43], [row["checkpoint"] for row in told])
+    # The ledger knows both networks by the same mark of the test rows: nothing was added.
+    assert arm["openings"] == len(json.loads((copied / "results" / "test_opened.json").read_text())) == 2
+    dhs("validate", copied)
+    summary = json.loads((copied / "results" / "validation.json").read_text())
+    (wanted,) = [f["value"] for f in summary["findings"] if f["name"] == "auroc_synth"]
+    shutil.rmtree(copied / "seeds")
+    (copied / "results" / "seeds.json").unlink()
+    assert dhs("compare", copied, "--out", tmp_path / "one", "--reference", "demo").code == 0
+    rows = json.loads((tmp_path / "one" / "master_comparison.json").read_text())["comparison"]["rows"]
+    (found,) = [row["value"]["value"] for row in rows if row["endpoint"] == "auroc_synth"]
+    assert found == pytest.approx(wanted)

@@ -10,6 +10,7 @@ What a row is follows from the row, not from the name of its file:
 Rows are taken as they come: hand in one split. Scores are probabilities at the training prevalence.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from darkhaloscope.contracts.checks import Status
-from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.contracts.errors import DataError, SchemaMismatch
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
 from darkhaloscope.contracts.protocol import Protocol
 from darkhaloscope.stats import Estimate
@@ -126,6 +127,39 @@ def depth_mag(psfdepth: Vector) -> Vector:
 def scored(rows: pa.Table) -> pa.Table:
     """Rows that have a score."""
     return rows.filter(pc.and_(pc.is_valid(rows.column("score")), pc.is_null(rows.column("reject"))))
+
+
+def attach_splits(scores: pa.Table, splits: pa.Table, *, where: str = "scores") -> pa.Table:
+    """SCORES with two columns more: `split`, and `split_reject` (why its split does not use the row).
+
+    scores, splits   tables SCORES and SPLITS of the same dataset
+
+    Raises DataError for scored rows that no split holds, SchemaMismatch for a repeated row_id in `splits`.
+    """
+    rows = splits.column("row_id").combine_chunks()
+    if pc.count_distinct(rows).as_py() != len(rows):
+        raise SchemaMismatch(where, "the splits hold a row_id more than once")
+    at = pc.index_in(scores.column("row_id"), value_set=rows)
+    if at.null_count:
+        lost = scores.column("row_id").filter(pc.is_null(at))[0].as_py()
+        raise DataError(
+            where, f"{at.null_count} rows are in no split, for instance {lost}", "split them again"
+        )
+    joined = scores.append_column("split", splits.column("split").take(at))
+    return joined.append_column("split_reject", splits.column("reject").take(at))
+
+
+def split_rows(named: Iterable[tuple[str, pa.Table, pa.Table]], split: str) -> pa.Table:
+    """SCORES of one split over all sources; rows that the split sets aside are left out.
+
+    named   for each source where it is, its SCORES and its SPLITS
+    """
+    pieces = []
+    for where, scores, splits in named:
+        rows = attach_splits(scores, splits, where=where)
+        wanted = pc.and_(pc.equal(rows.column("split"), split), pc.is_null(rows.column("split_reject")))
+        pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
+    return pa.concat_tables(pieces)
 
 
 def positives(rows: pa.Table) -> Sample:

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from darkhaloscope.contracts.errors import DataError, SchemaMismatch
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SCORES, STAMPS, Table
 from darkhaloscope.dataset.pixels import centres, decode_column
@@ -122,23 +121,3 @@ def _named(score: str, full: np.ndarray, masked: np.ndarray) -> tuple[tuple[str,
 
 def _carried(batch: pa.Table, facts: Sequence[str]) -> dict[str, Any]:
     return {name: batch.column(name) for name in (*_CARRIED, *facts) if name in batch.column_names}
-
-
-def attach_splits(scores: pa.Table, splits: pa.Table, *, where: str = "scores") -> pa.Table:
-    """SCORES with two columns more: `split`, and `split_reject` (why its split does not use the row).
-
-    scores, splits   tables SCORES and SPLITS of the same dataset
-
-    Raises DataError for scored rows that no split holds, SchemaMismatch for a repeated row_id in `splits`.
-    """
-    rows = splits.column("row_id").combine_chunks()
-    if pc.count_distinct(rows).as_py() != len(rows):
-        raise SchemaMismatch(where, "the splits hold a row_id more than once")
-    at = pc.index_in(scores.column("row_id"), value_set=rows)
-    if at.null_count:
-        lost = scores.column("row_id").filter(pc.is_null(at))[0].as_py()
-        raise DataError(
-            where, f"{at.null_count} rows are in no split, for instance {lost}", "split them again"
-        )
-    joined = scores.append_column("split", splits.column("split").take(at))
-    return joined.append_column("split_reject", splits.column("reject").take(at))

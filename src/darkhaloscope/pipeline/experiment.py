@@ -103,6 +103,14 @@ def load_experiment(config: str | Path, overrides: tuple[str, ...] | list[str] =
     return load(find_config(config), Experiment, overrides)
 
 
+def held_experiment(run_folder: Path) -> Experiment:
+    """The experiment that a run's folder belongs to; DataError where there is none."""
+    config = run_folder / "config.yaml"
+    if not config.exists():
+        raise DataError(str(run_folder), "holds no run (no config.yaml)", "give the --out of a dhs run")
+    return load_experiment(config)
+
+
 def check_inputs(experiment: Experiment) -> None:
     """Open everything an experiment names, before a folder is taken for it and before any work is done.
 

@@ -19,7 +19,7 @@ from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset, open_dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SKY_KINDS
-from darkhaloscope.evaluation.samples import negatives
+from darkhaloscope.evaluation.samples import negatives, split_rows
 from darkhaloscope.gates.arrays import PairArrays
 from darkhaloscope.gates.classes import SeenClass, class_findings, host_matching
 from darkhaloscope.gates.leakage import leakage_findings
@@ -201,15 +201,10 @@ class ModelStages(DataStages):
 
     def split_scores(self, split: str) -> pa.Table:
         """SCORES of one split over all sources; rows that the split sets aside are left out."""
-        from darkhaloscope.evaluation.score import attach_splits
-
         named = [(f"pairs-{name}", d) for name, d in self.pair_splits.items()] + [*self.target_splits.items()]
-        pieces = []
-        for name, splits in named:
-            rows = attach_splits(self.scores[name].read(), splits.read(), where=f"scores-{name}")
-            wanted = pc.and_(pc.equal(rows.column("split"), split), pc.is_null(rows.column("split_reject")))
-            pieces.append(rows.filter(wanted).drop_columns(["split", "split_reject"]))
-        return pa.concat_tables(pieces)
+        return split_rows(
+            ((f"scores-{name}", self.scores[name].read(), splits.read()) for name, splits in named), split
+        )
 
     @cached_property
     def data_mark(self) -> str:

@@ -19,6 +19,7 @@ from darkhaloscope.pipeline.experiment import (
     RUN_PROTOCOL,
     check_inputs,
     claim,
+    held_experiment,
     load_experiment,
     run_protocol_changes,
 )
@@ -192,8 +193,5 @@ def _claimed(
 
 
 def _held(run_folder: Path) -> tuple[Results, Console]:
-    config = run_folder / "config.yaml"
-    if not config.exists():
-        raise DataError(str(run_folder), "holds no run (no config.yaml)", "give the --out of a dhs run")
     console = Console(stderr=True)
-    return Results(load_experiment(config), run_folder, 1, console), console
+    return Results(held_experiment(run_folder), run_folder, 1, console), console

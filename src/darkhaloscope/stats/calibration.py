@@ -64,6 +64,8 @@ class EceReplicates:
 
     def of(self, counts: Counts) -> Vector:
         """Both, when each group counts so often; NaN where one is then not defined."""
+        if not counts.any():
+            return np.full(2, np.nan)
         return _ece_pair(self._rows.means(counts[self._rows.group]))
 
 

@@ -89,11 +89,56 @@ def intervals(
     whole = values_of(np.ones(m, np.int32))
     if m < FEW_CLUSTERS:
         return _jackknife(values_of, whole, m, draws.confidence, bounds)
-    values = np.empty((draws.n_boot, len(whole)))
-    for k, counts in enumerate(resamples(m, draws)):
-        values[k] = values_of(counts)
+    values = _resampled(values_of, m, draws, len(whole))
     skew = _acceleration(values_of, m) if draws.kind == "bca" else np.zeros(len(whole))
     return [_percentiles(values[:, j], whole[j], skew[j], draws) for j in range(len(whole))]
+
+
+def _resampled(values_of: ByCounts, m: int, draws: Draws, width: int) -> NDArray[np.float64]:
+    values = np.empty((draws.n_boot, width))
+    for k, counts in enumerate(resamples(m, draws)):
+        values[k] = values_of(counts)
+    return values
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Values of all rows, and what they become when groups are drawn again, (replicate, value).
+
+    scale   the variance is `scale` times the mean square departure from the replicates' mean: 1 for a
+            bootstrap, m - 1 for a jackknife
+    """
+
+    whole: Vector
+    values: NDArray[np.float64]
+    scale: float
+    clusters: int
+    method: str
+
+    def covariance(self, deviating: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Covariance (k, k) of values made of these replicates, (replicate, k).
+
+        None where more than one replicate in ten does not define them, or any of a jackknife's.
+        """
+        known = np.isfinite(deviating).all(axis=1)
+        most = _MOST_UNDEFINED if self.scale == 1 else 0.0
+        if len(deviating) < 2 or (~known).mean() > most:
+            return None
+        departure = deviating[known] - deviating[known].mean(axis=0)
+        return np.asarray(self.scale * departure.T @ departure / known.sum())
+
+
+def replicates(values_of: ByCounts, m: int, draws: Draws) -> Replicates:
+    """Values of a function of how often each of m groups counts, for variances of what is made of several.
+
+    From 30 groups on resamples of whole groups, fewer: each group left out once.
+    """
+    whole = values_of(np.ones(m, np.int32))
+    if m >= FEW_CLUSTERS:
+        values = _resampled(values_of, m, draws, len(whole))
+        return Replicates(whole, values, 1.0, m, f"cluster bootstrap, B={draws.n_boot}")
+    left_out = np.array([values_of((np.arange(m) != k).astype(np.int32)) for k in range(m)])
+    return Replicates(whole, left_out.reshape(m, len(whole)), float(max(m - 1, 0)), m, "cluster jackknife")
 
 
 def _percentiles(values: Vector, whole: float, acceleration: float, draws: Draws) -> Interval:

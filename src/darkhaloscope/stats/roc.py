@@ -17,7 +17,7 @@ from sklearn import metrics
 
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.stats.counts import clustered_binomial, upper_bound_no_hits
-from darkhaloscope.stats.resampling import Counts, Draws, Estimate, Interval, intervals
+from darkhaloscope.stats.resampling import ByCounts, Counts, Draws, Estimate, Interval, intervals
 from darkhaloscope.stats.rows import Rows, Vector, checked_rows, checked_scores, class_rows
 
 NEGATIVES_PER_FPR = 10.0
@@ -341,6 +341,24 @@ def roc_differences(
         Estimate(float(value), low, high, len(one.score), a.m, method, detail)
         for value, (low, high, method, detail) in zip(whole, found, strict=True)
     ]
+
+
+def roc_by_counts(
+    scores: ArrayLike, labels: ArrayLike, groups: NDArray[np.intp], measures: Sequence[RocMeasure]
+) -> ByCounts:
+    """Measures as a function of how often each group counts, for replicates that several models share.
+
+    groups   one per row, in the numbering 0 … m - 1 of the counts; models of other rows have others of them
+
+    NaN where a class has no weight; whether rows are enough is the caller's question (`RocMeasure.lacks`).
+    """
+    score, positive, _ = checked_rows(scores, labels, None)
+    ranked = _Ranked(Rows(score, positive, np.asarray(groups, dtype=np.intp)))
+
+    def of(counts: Counts) -> Vector:
+        return ranked.values(counts, measures)
+
+    return of
 
 
 def auroc_estimate(
