@@ -6,7 +6,6 @@ average over the former into one over the latter (importance sampling, self-norm
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,13 +150,16 @@ def _sensitivity(recovery: Recovery, run: Run, threshold: OperatingPoint) -> Mea
 class Inferred:
     """Number of lenses in each bin, from those that were found.
 
-    value, sigma   expected number of all lenses that are there, and its standard error
+    value, sigma   expected number of lenses in such a survey, and its standard error
+    sigma_here     standard error of the number in this very survey: that lenses are found by chance, not that
+                   they are there by chance
     found          how many were found
     completeness   that they were divided by, and its standard error
     """
 
     value: Vector
     sigma: Vector
+    sigma_here: Vector
     found: NDArray[np.int64]
     completeness: Vector
     completeness_sigma: Vector
@@ -170,24 +172,52 @@ def infer_numbers(
 
     found_values   the fact of each lens that was found
     recovery       injections that say how many are found
-    weights        of the injections: within a bin they must be distributed as the lenses are
+    weights        of the injections: at one value of the fact they must be distributed as the lenses are
     edges          of the bins, rising
 
-    N = n_found / C in each bin; its variance is n / C² (Poisson) + (n / C²)² var C, the latter from resampled
-    sky cells. Where no injection was found, C has no lower bound above zero and N is NaN.
+    N = n_found / C in each bin. Within a bin the injections follow the lenses' own slope, which is that of
+    the numbers first inferred. The variance of the expected number is n / C² (Poisson) + (n / C²)² var C,
+    that of the number in this survey n (1 - C) / C² + (n / C²)² var C; var C is over sky cells. Where no
+    injection was found, C has no lower bound above zero and N is NaN. Errors grow with the number itself, so
+    pulls of few lenses lean to the negative.
     """
     limits = np.asarray(edges, dtype=np.float64)
+    values, w = recovery.facts[name], np.asarray(weights, dtype=np.float64)
+    inside = (values >= limits[0]) & (values < limits[-1])
+    some, w = recovery.take(inside), w[inside]
     n, _ = np.histogram(np.asarray(found_values, dtype=np.float64), limits)
-    w = np.asarray(weights, dtype=np.float64)
-    values, sigmas = np.empty(len(n)), np.empty(len(n))
-    for k, (low, high) in enumerate(pairwise(limits)):
-        inside = (recovery.facts[name] >= low) & (recovery.facts[name] < high)
-        values[k], sigmas[k] = _share_and_error(recovery.take(inside), w[inside])
+    first = _divided(n, some, w, name, limits)
+    return _divided(n, some, w * _tilt(first.value, some.facts[name], w, limits), name, limits)
+
+
+def _divided(
+    n: NDArray[np.int64], recovery: Recovery, weights: Vector, name: str, limits: Vector
+) -> Inferred:
+    which = np.searchsorted(limits, recovery.facts[name], side="right") - 1
+    shares = [_share_and_error(recovery.take(which == k), weights[which == k]) for k in range(len(n))]
+    c, error = np.array(shares).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.where(values > 0, n / values, np.nan)
+        value = np.where(c > 0, n / c, np.nan)
         # A bin with no lens found still has one's uncertainty.
-        sigma = np.sqrt(np.maximum(n, 1) / values**2 + (n / values**2) ** 2 * sigmas**2)
-    return Inferred(value, np.where(values > 0, sigma, np.nan), n, values, sigmas)
+        chance, shared = np.maximum(n, 1) / c**2, (n / c**2) ** 2 * error**2
+        sigma, here = np.sqrt(chance + shared), np.sqrt(chance * (1 - c) + shared)
+    nothing = ~(c > 0)
+    sigma[nothing] = here[nothing] = np.nan
+    return Inferred(value, sigma, here, n, c, error)
+
+
+def _tilt(numbers: Vector, values: Vector, weights: Vector, limits: Vector) -> Vector:
+    """How much steeper the lenses run along the fact than the injections, from bin to bin, at some values."""
+    injected, _ = np.histogram(values, limits, weights=weights)
+    known = np.isfinite(numbers) & (numbers > 0) & (injected > 0)
+    if known.sum() < 2:
+        return np.ones(len(values))
+    middle = ((limits[1:] + limits[:-1]) / 2)[known]
+    ratio = np.log(numbers[known] / injected[known])
+    slopes = np.diff(ratio) / np.diff(middle)
+    ends = np.array([limits[0], limits[-1]])
+    outer = ratio[[0, -1]] + slopes[[0, -1]] * (ends - middle[[0, -1]])
+    return np.exp(np.interp(values, np.r_[ends[0], middle, ends[1]], np.r_[outer[0], ratio, outer[1]]))
 
 
 def _share_and_error(recovery: Recovery, weights: Vector) -> tuple[float, float]:

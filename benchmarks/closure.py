@@ -1,0 +1,125 @@
+"""Closure through a real finder: a known population of lenses comes back from what the finder finds of it.
+
+    python -W ignore -m benchmarks.closure RUN --out FOLDER [--repeats 3] [--bricks 600] [--json]
+
+RUN is the folder of a finished run. Each repeat paints another sky, puts lenses of nature's population into
+its galaxies (velocity dispersions and volumes, sources by their counts), lets the run's network find them at
+its own threshold, and infers from those found how many there are by Einstein radius, with the completeness
+of the run's test injections, which were drawn uniformly and are weighted to the population. The truth is
+counted. Without the correction the numbers are those of what was found.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from darkhaloscope.contracts.config import fingerprint
+from darkhaloscope.contracts.store import Dataset, local_writer, write_rows
+from darkhaloscope.contracts.tables import BRICKS
+from darkhaloscope.evaluation.populations import infer_numbers
+from darkhaloscope.evaluation.score import Score
+from darkhaloscope.injection.inject import Inject
+from darkhaloscope.pipeline.experiment import load_experiment
+from darkhaloscope.pipeline.results import Results
+from darkhaloscope.runners.local import run_local
+from darkhaloscope.stamps.harvest import HarvestSky
+from darkhaloscope.survey.sky import plan_bricks
+
+EDGES = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
+FIRST_SEED = 9000
+
+
+def population(run: Results, seed: int, bricks: int, out: Path, workers: int) -> Dataset:
+    """Lenses of nature's population in a sky of their own."""
+    survey = run.experiment.survey
+    rows = plan_bricks(seed, bricks, survey.targets_per_brick, priors=survey.priors, anchors=0)
+    job = {"job": "plan_bricks", "seed": seed, "rows": rows.num_rows}
+    plan = write_rows(local_writer(out / "bricks", BRICKS), rows, shard_rows=survey.bricks_per_shard, job=job)
+    harvest = HarvestSky(seed=seed, priors=survey.priors, size=survey.size)
+    sky = run_local(harvest, plan, local_writer(out / "sky", harvest.writes), workers=workers)
+    recipe = run.recipe.model_copy(update={"theta_e_prior": "population"})
+    inject = Inject(recipe=recipe, seed=seed, draws_per_host=1)
+    return run_local(inject, sky, local_writer(out / "lenses", inject.writes), workers=workers)
+
+
+def repeat(run: Results, seed: int, bricks: int, out: Path, workers: int) -> dict[str, Any]:
+    """Numbers inferred and counted in one sky."""
+    recovery, threshold = run.recovery, run.threshold
+    if recovery is None or threshold is None:
+        raise SystemExit("the run has no negatives that set a threshold")
+    lenses = population(run, seed, bricks, out, workers)
+    job = Score(checkpoint=str(run.trained.checkpoint_path), checkpoint_sha256=run.trained.checkpoint_sha256)
+    scores = run_local(job, lenses, local_writer(out / "scores", job.writes), workers=workers).read()
+    scored = scores.filter(pc.is_valid(scores.column("score")))
+    theta, score = (np.asarray(scored.column(c).cast(pa.float64())) for c in ("theta_e_arcsec", "score"))
+    found = infer_numbers(
+        theta[score > threshold.threshold], recovery, recovery.weight, name="theta_e_arcsec", edges=EDGES
+    )
+    true, _ = np.histogram(theta, EDGES)
+    return {
+        "seed": seed,
+        "lenses": int(true.sum()),
+        "manifest": lenses.fingerprint,
+        "true": true.tolist(),
+        "found": found.found.tolist(),
+        "completeness": found.completeness.tolist(),
+        "inferred": found.value.tolist(),
+        "sigma": found.sigma_here.tolist(),
+        "pull": ((found.value - true) / found.sigma_here).tolist(),
+    }
+
+
+def results(folder: Path, out: Path, repeats: int, bricks: int, workers: int) -> Iterator[dict[str, Any]]:
+    """One row a repeat, made or read."""
+    run = Results(load_experiment(folder / "config.yaml"), folder)
+    for k in range(repeats):
+        path = out / f"{k}.json"
+        made_from = fingerprint([run.trained.checkpoint_sha256, run.test_rows, bricks, FIRST_SEED + k])
+        held = json.loads(path.read_text()) if path.exists() else {}
+        if held.get("made_from") != made_from:
+            held = {"made_from": made_from} | repeat(run, FIRST_SEED + k, bricks, out / str(k), workers)
+            path.write_text(json.dumps(held, indent=1))
+        yield held
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bricks", type=int, default=600)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    rows = list(results(given.run, given.out, given.repeats, given.bricks, given.workers))
+    pulls = np.array([row["pull"] for row in rows])
+    told = {
+        "repeats": rows,
+        "pull_mean": float(pulls.mean()),
+        "pull_sd": float(pulls.std(ddof=1)),
+        "n": pulls.size,
+    }
+    if given.json:
+        print(json.dumps(told))
+        return
+    for row in rows:
+        print(f"seed {row['seed']}, {row['lenses']} lenses of theta_E 0.5 to 2.5 arcsec")
+        for k, (low, high) in enumerate(pairwise(EDGES)):
+            print(
+                f"  [{low:g}, {high:g})  true {row['true'][k]}, found {row['found'][k]}, "
+                f"inferred {row['inferred'][k]:.0f} +- {row['sigma'][k]:.0f}, pull {row['pull'][k]:+.2f}"
+            )
+    print(f"pulls: mean {told['pull_mean']:+.2f}, sd {told['pull_sd']:.2f}, n={told['n']}")
+
+
+if __name__ == "__main__":
+    main()
