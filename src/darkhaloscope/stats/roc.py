@@ -193,11 +193,15 @@ class PrecisionAtRecall:
         return "" if positives else "no positives"
 
     def of(self, replicate: "_Replicate") -> float:
-        """Rows of equal scores are taken together."""
+        """Rows of equal scores are taken together. A replicate's own prevalence is not its precision's."""
         hits = np.cumsum(replicate.pos)
         last = int(np.searchsorted(hits, self.recall * replicate.weight_pos - _ROUNDING))
-        hit = hits[replicate.ranked.ties_end[last] - 1]
-        return float(hit / (hit + replicate.negatives_reached[last]))
+        hit = hits[replicate.ranked.ties_end[last] - 1] / replicate.weight_pos
+        wrong = replicate.negatives_reached[last] / replicate.weight_neg
+        positives, negatives = (
+            len(groups) for groups in (replicate.ranked.pos_groups, replicate.ranked.neg_groups)
+        )
+        return float(hit * positives / (hit * positives + wrong * negatives))
 
 
 class _Ranked:
