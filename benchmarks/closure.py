@@ -2,11 +2,11 @@
 
     python -W ignore -m benchmarks.closure RUN --out FOLDER [--repeats 3] [--bricks 600] [--json]
 
-RUN is the folder of a finished run. Each repeat paints another sky, puts lenses of nature's population into
-its galaxies (velocity dispersions and volumes, sources by their counts), lets the run's network find them at
-its own threshold, and infers from those found how many there are by Einstein radius, with the completeness
-of the run's test injections, which were drawn uniformly and are weighted to the population. The truth is
-counted. Without the correction the numbers are those of what was found.
+RUN is the folder of a finished run. Each repeat paints a sky, puts lenses of nature's population into its
+galaxies (velocity dispersions and volumes, sources by their counts), lets the run's network find them at its
+own threshold, and infers from those found how many there are by Einstein radius. The completeness that they
+are divided by is that of injections of the run's recipe, drawn uniformly in theta_E and weighted to the
+population, in a second sky: so that no two pulls share an error. The truth is counted.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.contracts.store import Dataset, local_writer, write_rows
 from darkhaloscope.contracts.tables import BRICKS
 from darkhaloscope.evaluation.populations import infer_numbers
+from darkhaloscope.evaluation.recovery import TRUTH_COLUMNS, Recovery
 from darkhaloscope.evaluation.score import Score
 from darkhaloscope.injection.inject import Inject
 from darkhaloscope.pipeline.experiment import load_experiment
@@ -33,30 +34,36 @@ from darkhaloscope.stamps.harvest import HarvestSky
 from darkhaloscope.survey.sky import plan_bricks
 
 EDGES = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
-FIRST_SEED = 9000
+FIRST_SEED, APART = 9000, 500
 
 
-def population(run: Results, seed: int, bricks: int, out: Path, workers: int) -> Dataset:
-    """Lenses of nature's population in a sky of their own."""
+def injected(
+    run: Results, seed: int, prior: str, *, bricks: int, out: Path, workers: int
+) -> tuple[Dataset, pa.Table]:
+    """Lenses in a sky of their own, and the scores of the run's network."""
     survey = run.experiment.survey
     rows = plan_bricks(seed, bricks, survey.targets_per_brick, priors=survey.priors, anchors=0)
     job = {"job": "plan_bricks", "seed": seed, "rows": rows.num_rows}
     plan = write_rows(local_writer(out / "bricks", BRICKS), rows, shard_rows=survey.bricks_per_shard, job=job)
     harvest = HarvestSky(seed=seed, priors=survey.priors, size=survey.size)
     sky = run_local(harvest, plan, local_writer(out / "sky", harvest.writes), workers=workers)
-    recipe = run.recipe.model_copy(update={"theta_e_prior": "population"})
+    recipe = run.recipe.model_copy(update={"theta_e_prior": prior})
     inject = Inject(recipe=recipe, seed=seed, draws_per_host=1)
-    return run_local(inject, sky, local_writer(out / "lenses", inject.writes), workers=workers)
+    lenses = run_local(inject, sky, local_writer(out / "lenses", inject.writes), workers=workers)
+    job = Score(checkpoint=str(run.trained.checkpoint_path), checkpoint_sha256=run.trained.checkpoint_sha256)
+    return lenses, run_local(job, lenses, local_writer(out / "scores", job.writes), workers=workers).read()
 
 
 def repeat(run: Results, seed: int, bricks: int, out: Path, workers: int) -> dict[str, Any]:
     """Numbers inferred and counted in one sky."""
-    recovery, threshold = run.recovery, run.threshold
-    if recovery is None or threshold is None:
+    threshold = run.threshold
+    if threshold is None:
         raise SystemExit("the run has no negatives that set a threshold")
-    lenses = population(run, seed, bricks, out, workers)
-    job = Score(checkpoint=str(run.trained.checkpoint_path), checkpoint_sha256=run.trained.checkpoint_sha256)
-    scores = run_local(job, lenses, local_writer(out / "scores", job.writes), workers=workers).read()
+    lenses, scores = injected(run, seed, "population", bricks=bricks, out=out / "sky", workers=workers)
+    asked, answers = injected(
+        run, seed + APART, "uniform", bricks=bricks, out=out / "calibration", workers=workers
+    )
+    recovery = Recovery.of(answers, asked.read(TRUTH_COLUMNS), threshold.threshold)
     scored = scores.filter(pc.is_valid(scores.column("score")))
     theta, score = (np.asarray(scored.column(c).cast(pa.float64())) for c in ("theta_e_arcsec", "score"))
     found = infer_numbers(
@@ -81,7 +88,7 @@ def results(folder: Path, out: Path, repeats: int, bricks: int, workers: int) ->
     run = Results(load_experiment(folder / "config.yaml"), folder)
     for k in range(repeats):
         path = out / f"{k}.json"
-        made_from = fingerprint([run.trained.checkpoint_sha256, run.test_rows, bricks, FIRST_SEED + k])
+        made_from = fingerprint([run.trained.checkpoint_sha256, run.test_rows, bricks, FIRST_SEED + k, APART])
         held = json.loads(path.read_text()) if path.exists() else {}
         if held.get("made_from") != made_from:
             held = {"made_from": made_from} | repeat(run, FIRST_SEED + k, bricks, out / str(k), workers)
