@@ -9,7 +9,7 @@ import pytest
 from darkhaloscope.contracts.checks import Check, Status, above, below, exactly, inside
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.pipeline.results import near_miss
-from darkhaloscope.report.report import Verdict
+from darkhaloscope.report.run import Verdict
 from darkhaloscope.review.assess import Review, assess
 from darkhaloscope.review.audit import review
 from darkhaloscope.review.issues import Category, Issue, Severity

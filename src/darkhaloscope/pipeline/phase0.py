@@ -14,7 +14,7 @@ from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.dataset.catalog_checks import check_anchors, check_contaminants
 from darkhaloscope.pipeline.data import save_json
 from darkhaloscope.pipeline.results import Results, decide
-from darkhaloscope.report.report import Verdict
+from darkhaloscope.report.run import Verdict
 
 SUMMARY = "phase0_summary.json"
 

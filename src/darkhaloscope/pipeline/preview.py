@@ -18,7 +18,8 @@ from darkhaloscope.injection.inject import Inject
 from darkhaloscope.injection.nuisance import Nuisances
 from darkhaloscope.injection.recipe import HybridShapes, Recipe
 from darkhaloscope.pipeline.experiment import load_experiment
-from darkhaloscope.report.figures import ArmRow, arms_gallery
+from darkhaloscope.report import figures
+from darkhaloscope.report.values import ArmRow, ArmsGallery
 from darkhaloscope.stamps.stamp import decode_planes
 
 ARMS = ("gen5′", "gen7", "gen8")
@@ -55,7 +56,8 @@ def preview_arms(
             str(stamps), f"holds no host that carries an arc of S/N {least_snr:g}", "lower --least-snr"
         )
     png = out if out.suffix == ".png" else out / "preview.png"
-    write_whole(png, arms_gallery(rows, ARMS, least_snr=least_snr))
+    gallery = ArmsGallery(rows=tuple(rows), arms=ARMS, least_snr=least_snr)
+    write_whole(png, figures.rendered(figures.arms(gallery), "png"))
     return png
 
 

@@ -33,12 +33,8 @@ from darkhaloscope.gates.hard_negatives import HardSuite, Source
 from darkhaloscope.gates.reliance import ring_on_anything
 from darkhaloscope.pipeline.data import HOSTS, save_json
 from darkhaloscope.pipeline.modelling import ModelStages
-from darkhaloscope.report.figures import (
-    Completeness,
-    CompletenessBin,
-    Origin,
-)
-from darkhaloscope.report.report import Verdict
+from darkhaloscope.report.run import Verdict
+from darkhaloscope.report.values import Completeness, CompletenessBin, Origin
 from darkhaloscope.stats import Estimate
 from darkhaloscope.survey.brick_grid import brick_area_deg2, brick_of
 
@@ -244,7 +240,14 @@ class Results(ModelStages):
         bins = completeness(self.recovery, self._run(*self.tested), threshold)
         shown = [
             CompletenessBin(
-                lo=lo, hi=hi, k=b.k, n=b.n, value=b.measured.value, low=b.measured.low, high=b.measured.high
+                lo=lo,
+                hi=hi,
+                k=b.k,
+                n=b.n,
+                value=b.measured.value,
+                low=b.measured.low,
+                high=b.measured.high,
+                sufficient=b.measured.status is Status.PASS,
             )
             for b, (lo, hi) in zip(bins, limits, strict=False)
         ]

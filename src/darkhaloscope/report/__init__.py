@@ -1,32 +1,84 @@
-"""One self-contained page from the results of a run, and its figures.
+"""The page of a run, its figures, and the files of a paper.
 
-`RunResults` is what a run hands in; `write_report` writes the page and its JSON twin.
+`RunResults` is what a run hands in. `write_report` writes the page and its JSON twin, `write_paper` the
+figures and tables of a paper. A figure is one function of one value (`report.figures`, `report.values`).
 """
 
-from darkhaloscope.report.figures import (
+from darkhaloscope.report.captions import caption
+from darkhaloscope.report.paper import write_paper
+from darkhaloscope.report.report import render_report, write_report
+from darkhaloscope.report.run import ManifestEntry, RunResults, Verdict
+from darkhaloscope.report.values import (
+    AblationBars,
+    Arm,
+    Binning,
+    ComparatorAuc,
+    ComparatorAucs,
     Completeness,
     CompletenessBin,
+    ContaminantRate,
+    ContaminantRates,
+    Counted,
+    Distribution,
+    Endpoint,
     Epoch,
+    Example,
+    Fit,
+    Histogram,
     History,
     LensPicture,
     Origin,
     PairPicture,
+    Profile,
+    QuantileBand,
+    Realism,
+    Reliability,
+    ReliabilityBin,
+    ReliabilityCurve,
     RocCurve,
+    SeedValue,
+    SelectionCurve,
+    SelectionMap,
+    SelectionPoint,
 )
-from darkhaloscope.report.report import ManifestEntry, RunResults, Verdict, render_report, write_report
 
 __all__ = [
+    "AblationBars",
+    "Arm",
+    "Binning",
+    "ComparatorAuc",
+    "ComparatorAucs",
     "Completeness",
     "CompletenessBin",
+    "ContaminantRate",
+    "ContaminantRates",
+    "Counted",
+    "Distribution",
+    "Endpoint",
     "Epoch",
+    "Example",
+    "Fit",
+    "Histogram",
     "History",
     "LensPicture",
     "ManifestEntry",
     "Origin",
     "PairPicture",
+    "Profile",
+    "QuantileBand",
+    "Realism",
+    "Reliability",
+    "ReliabilityBin",
+    "ReliabilityCurve",
     "RocCurve",
     "RunResults",
+    "SeedValue",
+    "SelectionCurve",
+    "SelectionMap",
+    "SelectionPoint",
     "Verdict",
+    "caption",
     "render_report",
+    "write_paper",
     "write_report",
 ]

@@ -6,39 +6,23 @@ their interval, never across a bound. Text from outside (names, reasons, caption
 
 import base64
 import json
-import math
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import Field, model_validator
 
-from darkhaloscope.contracts.checks import Finding, Status
+from darkhaloscope.contracts.checks import Status
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.report import figures
-from darkhaloscope.report.figures import (
-    Completeness,
-    History,
-    LensPicture,
-    Origin,
-    PairPicture,
-    RocCurve,
-    Shown,
-)
+from darkhaloscope.report.captions import SHORT_ID, short_id, words
+from darkhaloscope.report.catalogue import KINDS, figures_of
+from darkhaloscope.report.numbers import finding_text, grouped, measured_text
+from darkhaloscope.report.run import RunResults, Verdict
+from darkhaloscope.report.values import domain_tag, manifests_of, pair_facts
 from darkhaloscope.stamps.rgb import stamp_png
-
-
-class Verdict(StrEnum):
-    """What a run comes to."""
-
-    GO = "GO"
-    CONDITIONAL_GO = "CONDITIONAL-GO"
-    NO_GO = "NO-GO"
-
 
 _MEANS = {
     Verdict.GO: "The results below may be relied on, within the limits stated at the end",
@@ -47,70 +31,19 @@ _MEANS = {
 }
 _LOOK = {Verdict.GO: Status.PASS, Verdict.CONDITIONAL_GO: Status.NOT_EVALUATED, Verdict.NO_GO: Status.FAIL}
 
-SHORT_ID = 8
-"""Characters of a fingerprint that are printed; the provenance table has it in full."""
+PICTURED = ("pairs", "lenses")
+"""Kinds that the page shows as stamps of its own rather than as a drawn figure."""
 
-MOST_DECIMALS = 8
-
-
-class ManifestEntry(Shown):
-    """One dataset that numbers of the page came from."""
-
-    fingerprint: str
-    table: str
-    rows: int
-    what: str
+PIXELS = ("examples",)
+"""Kinds that are PNG on the page: as SVG, hundreds of stamps would weigh much more."""
 
 
-class RunResults(Shown):
-    """Everything the page says.
+class Picture(NamedTuple):
+    """A figure on the page: its image, the words under it, and the manifests that follow them."""
 
-    measured       the key numbers; `contaminants`, `hard_negatives` and `slices` have tables of their own
-    gates          findings of the protocol: those that decide come first, the others are marked
-    foundation     findings on the data before training
-    reasons        the verdict in words, one sentence each
-    what_was_done  three lines; empty: a sentence is made from the config and the manifests
-    limits         what this run in particular cannot say; added to what no run can
-    """
-
-    title: str
-    config: str
-    seeds: tuple[int, ...]
-    verdict: Verdict = Field(strict=False)
-    reasons: tuple[str, ...] = ()
-    created: str
-    code_version: str
-    what_was_done: tuple[str, ...] = ()
-    measured: tuple[Measured, ...] = ()
-    gallery: tuple[PairPicture, ...] = ()
-    history: History | None = None
-    roc: tuple[RocCurve, ...] = ()
-    gates: tuple[Finding, ...] = ()
-    gates_origin: Origin | None = None
-    foundation: tuple[Finding, ...] = ()
-    foundation_origin: Origin | None = None
-    completeness: Completeness | None = None
-    slices: tuple[Measured, ...] = ()
-    contaminants: tuple[Measured, ...] = ()
-    hard_negatives: tuple[Measured, ...] = ()
-    real_lenses: tuple[LensPicture, ...] = ()
-    manifests: tuple[ManifestEntry, ...] = ()
-    limits: tuple[str, ...] = ()
-
-    @property
-    def deciding(self) -> tuple[Finding, ...]:
-        """The findings a verdict may rest on."""
-        return tuple(f for f in (*self.foundation, *self.gates) if f.decides)
-
-    @model_validator(mode="after")
-    def _go_needs_every_pass(self) -> Self:
-        open_ones = [f.name for f in self.deciding if not f.passed]
-        if self.verdict is Verdict.GO and (open_ones or not self.deciding):
-            message = (
-                f"GO needs every deciding check to pass; not passed: {', '.join(open_ones) or 'none made'}"
-            )
-            raise ValueError(message)
-        return self
+    uri: str
+    words: str
+    manifests: tuple[str, ...]
 
 
 def write_report(results: RunResults, path: Path) -> tuple[Path, Path]:
@@ -151,11 +84,10 @@ def render_report(results: RunResults) -> str:
         lstrip_blocks=True,
     )
     world.filters.update(
-        count=lambda n: f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"),
+        count=grouped,
         measured=measured_text,
         finding=finding_text,
-        short=_short,
-        rate=lambda rate: f"{rate:.2g}",
+        short=short_id,
     )
     page = world.get_template("report.html").render(
         r=results,
@@ -165,31 +97,26 @@ def render_report(results: RunResults) -> str:
         pictures=_pictures(results),
         pair_picture=lambda pair: _uri(figures.pair_png(pair), "png"),
         lens_picture=lambda lens: _uri(stamp_png(lens.stamp), "png"),
-        pair_facts=figures.pair_facts,
-        tag=figures.domain_tag,
+        pair_facts=pair_facts,
+        tag=domain_tag,
         hard_table=hard_table,
         link=_links(results),
         unlisted=unlisted_manifests(results),
         did=results.what_was_done or _what_was_done(results),
-        deciding_count=figures.DECIDING_COUNT,
     )
     return page.lstrip()
 
 
-def _pictures(results: RunResults) -> dict[str, str]:
-    """Data URIs of the line figures that have something to show."""
-    made: dict[str, bytes] = {}
-    if results.history is not None:
-        made["loss"] = figures.training_loss(results.history)
-        made["auroc"] = figures.training_auroc(results.history)
-    if results.roc:
-        made["roc"] = figures.roc(results.roc)
-        made["roc_log"] = figures.roc(results.roc, log_x=True)
-    if results.completeness is not None:
-        made["completeness"] = figures.completeness(results.completeness)
-    if results.gates:
-        made["gates"] = figures.gates(sorted(results.gates, key=lambda f: not f.decides))
-    return {name: _uri(content, "svg+xml") for name, content in made.items()}
+def _pictures(results: RunResults) -> dict[str, list[Picture]]:
+    """The figures of a run by kind; those of stamps without an image."""
+    made: dict[str, list[Picture]] = {kind.name: [] for kind in KINDS}
+    for entry in figures_of(results)[0]:
+        uri = ""
+        if entry.kind not in PICTURED:
+            kind, mime = ("png", "png") if entry.kind in PIXELS else ("svg", "svg+xml")
+            uri = _uri(figures.rendered(entry.draw(entry.value), kind), mime)
+        made[entry.kind].append(Picture(uri, words(entry.value), manifests_of(entry.value)))
+    return made
 
 
 def _uri(content: bytes, kind: str) -> str:
@@ -271,72 +198,7 @@ def _links(results: RunResults) -> Callable[[str], str | None]:
 def unlisted_manifests(results: RunResults) -> list[str]:
     """Manifests that numbers name and the provenance table lacks: a broken walk, said on the page."""
     link = _links(results)
-    parts = (results.history, results.completeness, *results.gallery, *results.roc, *results.real_lenses)
-    named = [part.origin.manifests for part in parts if part is not None]
-    named += [o.manifests for o in (results.gates_origin, results.foundation_origin) if o is not None]
+    named = [manifests_of(results)]
     tables = (results.measured, results.slices, results.contaminants, results.hard_negatives)
     named += [m.manifests for table in tables for m in table]
     return sorted({manifest for group in named for manifest in group if link(manifest) is None})
-
-
-def _short(manifest: str) -> str:
-    is_hex = len(manifest) > SHORT_ID and all(c in "0123456789abcdef" for c in manifest.lower())
-    return manifest[:SHORT_ID] if is_hex else manifest
-
-
-def measured_text(measured: Measured) -> str:
-    """``0.897 [0.873, 0.918] unit``."""
-    text = quoted(measured.value, measured.low, measured.high)
-    return f"{text} {measured.unit}".rstrip()
-
-
-def finding_text(finding: Finding) -> str:
-    """A finding's value with its interval, with enough digits to stay on its side of the bound."""
-    low, high = finding.interval or (None, None)
-    return quoted(finding.value, low, high, holds=finding.bound.holds)
-
-
-def quoted(
-    value: float | None,
-    low: float | None,
-    high: float | None,
-    *,
-    holds: Callable[[float], bool] | None = None,
-) -> str:
-    """A number with its interval, rounded to it.
-
-    Half the interval keeps two digits when it begins with 1 to 3.5, else one (Particle Data Group),
-    and its shorter arm at least one, so that 0.996 below 0.999 never becomes 1.00; without an interval three
-    significant digits stay. `holds`: digits are added until the printed number answers as the number does.
-    """
-    if value is None:
-        return "none"
-    digits = _decimals(value, low, high)
-    while (
-        holds is not None and digits < MOST_DECIMALS and holds(float(f"{value:.{digits}f}")) != holds(value)
-    ):
-        digits += 1
-    text = _fixed(value, digits)
-    if low is not None and high is not None:
-        text += f" [{_fixed(low, digits)}, {_fixed(high, digits)}]"
-    return text
-
-
-def _decimals(value: float, low: float | None, high: float | None) -> int:
-    if low is None or high is None or low == high:
-        whole = value == 0 or float(value).is_integer()
-        return 0 if whole else _places(abs(value), 3)
-    half = (high - low) / 2
-    shorter = min((arm for arm in (abs(value - low), abs(high - value)) if arm > 0), default=half)
-    leading = half / 10.0 ** math.floor(math.log10(half))
-    return max(_places(half, 2 if leading < 3.55 else 1), _places(shorter, 1))
-
-
-def _places(size: float, digits: int) -> int:
-    """Decimals that show `digits` significant digits of `size`."""
-    return min(max(digits - 1 - math.floor(math.log10(size)), 0), MOST_DECIMALS)
-
-
-def _fixed(value: float, digits: int) -> str:
-    text = f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    return text.replace("-", "\N{MINUS SIGN}") if float(f"{value:.{digits}f}") else text.lstrip("-")

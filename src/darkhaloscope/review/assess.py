@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from darkhaloscope.contracts.checks import Finding, Findings, Status
 from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.pipeline.results import decide, near_miss
-from darkhaloscope.report.report import Verdict
+from darkhaloscope.report.run import Verdict
 from darkhaloscope.review.advice import OPEN_FIXES, advice_for
 from darkhaloscope.review.issues import Category, Issue, Severity
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from darkhaloscope.pipeline.verbs import phase0_of
-from darkhaloscope.report.report import Verdict
+from darkhaloscope.report.run import Verdict
 from darkhaloscope.review.audit import review
 from darkhaloscope.review.issues import Severity
 from darkhaloscope.review.write import write_review

@@ -10,7 +10,8 @@ from darkhaloscope.contracts.checks import Finding, Status
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.report.figures import STATUS_SIGN
-from darkhaloscope.report.report import Verdict, finding_text
+from darkhaloscope.report.numbers import finding_text
+from darkhaloscope.report.run import Verdict
 from darkhaloscope.review.assess import Review
 from darkhaloscope.review.issues import Issue
 
