@@ -12,9 +12,10 @@ from darkhaloscope.contracts.measured import ArcDomain, HostDomain
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.dataset.pixels import usable
-from darkhaloscope.evaluation.samples import Sample, host_domain, negatives, positives, scored
+from darkhaloscope.evaluation.samples import Sample, host_domain, negatives, positives, sample_of, scored
 from darkhaloscope.pipeline.data import HOSTS, SKY, of_split, save_json
 from darkhaloscope.pipeline.results import Results, decide
+from darkhaloscope.pipeline.shown import examples, reliability, selection_curves, selection_maps
 from darkhaloscope.report.run import ManifestEntry, RunResults
 from darkhaloscope.report.values import Epoch, History, LensPicture, Origin, PairPicture, RocCurve
 from darkhaloscope.stamps.stamp import decode_planes
@@ -69,6 +70,10 @@ def assemble(run: Results) -> RunResults:
         foundation=tuple(run.foundation),
         foundation_origin=Origin(host_domain=host, arc_domain=ArcDomain.SIM, manifests=pairs),
         completeness=run.completeness,
+        selection_maps=selection_maps(run),
+        selection_curves=selection_curves(run),
+        reliability=reliability(run),
+        examples=examples(run),
         slices=slices,
         contaminants=run.contaminants,
         hard_negatives=run.hard_negatives_told,
@@ -130,7 +135,20 @@ def _roc(run: Results) -> tuple[RocCurve, ...]:
         of = [sample.take(sample.host_domain == domain) for sample in (pos, neg)]
         if all(len(sample) for sample in of):
             curves.append(_curve(run, f"{'real' if domain == 'real' else 'simulated'} hosts", *of))
-    return tuple(curves)
+    return (*curves, *_anchor_curve(run, neg))
+
+
+def _anchor_curve(run: Results, neg: Sample) -> list[RocCurve]:
+    """Mock anchors against the same negatives: arcs that no training draw made."""
+    if "anchors" not in run.scores:
+        return []
+    rows = scored(run.scores["anchors"].read())
+    mock = pc.fill_null(pc.equal(rows.column("arc_domain"), "nature"), fill_value=False)
+    anchors = sample_of(rows.filter(mock))
+    if len(anchors) < run.protocol.anchor_recall.anchors_min:
+        return []
+    origin = run.origin(host_domain(anchors), ArcDomain.NATURE, "anchors", *run.tested)
+    return [_curve(run, "mock anchors", anchors, neg).model_copy(update={"origin": origin})]
 
 
 def _curve(run: Results, label: str, pos: Sample, neg: Sample) -> RocCurve:

@@ -260,6 +260,11 @@ class Results(ModelStages):
         """What the rows of some scores are, and their manifests."""
         return Origin(host_domain=host, arc_domain=arc, manifests=self._run(*names).manifests)
 
+    @property
+    def figures_of_test(self) -> Run:
+        """What every figure of the test split carries."""
+        return self._run(*self.tested)
+
     def figure_of_test(self, name: str, estimate: Estimate) -> Measured:
         """A figure of simulated arcs in the test split, with what every such figure carries."""
         host = host_domain(positives(self.test))

@@ -20,8 +20,8 @@ from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.evaluation.ablation import Comparison, Row, Verdict
-from darkhaloscope.report.figures import domain_tag
-from darkhaloscope.report.report import measured_text
+from darkhaloscope.report.numbers import measured_text
+from darkhaloscope.report.values import domain_tag
 
 NAME = "master_comparison"
 
