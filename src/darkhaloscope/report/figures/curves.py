@@ -160,7 +160,8 @@ def _roc(value: Roc, left: float) -> tuple[Figure, Axes]:
 
 def _roc_line(axes: Axes, curve: RocCurve, which: Look, left: float) -> None:
     x, silent = np.maximum(curve.fpr, left), _silent(curve.n_neg)
-    for part, pale in ((x >= silent, False), (x <= silent, True)):
+    last = int((x <= silent).sum())  # both parts hold this point: a gap would look like missing data
+    for part, pale in ((slice(max(last - 1, 0), None), False), (slice(0, last), True)):
         axes.plot(
             x[part], curve.tpr[part], color=which.colour, ls=which.dash, lw=1.4, alpha=0.4 if pale else 1.0
         )
