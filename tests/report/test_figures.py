@@ -389,6 +389,15 @@ def test_a_changed_value_or_status_changes_the_gates_figure():
     assert drawn(findings[0].model_copy(update={"n": 736})) != plain
 
 
+def test_more_than_a_dozen_gates_stand_in_two_columns_and_none_is_lost():
+    findings = [Check(name=f"gate_{i}", bound=below(1)).measure(0.5, n=9) for i in range(13)]
+    for n, columns in ((12, 1), (13, 2)):
+        figure = draw("gates", values.Gates(findings=findings[:n]))
+        assert len(figure.axes) == columns
+        names = [t.get_text() for axes in figure.axes for t in axes.texts if t.get_text().startswith("gate_")]
+        assert names == [f.name for f in findings[:n]]
+
+
 def test_a_long_training_is_a_line_without_marks():
     for n, marked in ((MOST_MARKS, True), (MOST_MARKS + 1, False)):
         line = draw("training_loss", shown.history(n)).axes[0].lines[0]

@@ -172,6 +172,7 @@ def test_every_caption_is_there_by_name_and_escaped(full):
     assert latex_faults(text) == []
 
 
+@pytest.mark.slow
 def test_written_twice_the_bytes_are_the_same(full, tmp_path):
     folder, index = full
     again = write_paper(everything(created="another day"), tmp_path)

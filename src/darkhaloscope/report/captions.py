@@ -257,7 +257,7 @@ def _(value: ComparatorAucs) -> str:
     what = dict.fromkeys(f"{row.comparator} {row.what}".strip() for row in value.rows)
     sizes = [row.n for row in value.rows]
     return (
-        f"AUC of a probe that tells two samples apart: {'; '.join(what)}. {value.method}; "
+        f"AUC of a probe that tells two samples apart: {'; '.join(what)}. {_first(value.method)}; "
         f"n = {_range(sizes)}. Shaded: within {value.margin:g} of one half; "
         f"samples are called equivalent only where the whole interval lies inside. "
         f"{_domains((row.comparator, row.origin) for row in value.rows)}"
