@@ -120,6 +120,38 @@ def test_report_writes_the_page_again_and_does_no_stage_again(undisturbed, repor
     }
 
 
+def test_report_writes_a_papers_files_from_what_is_committed_the_same_bytes_twice(
+    undisturbed, typed, monkeypatch
+):
+    from darkhaloscope.training import train
+
+    def trains(*_, **__):
+        pytest.fail("dhs report trained a network")
+
+    monkeypatch.setattr(train, "_fit", trains)
+    out, _ = undisturbed
+    digests = []
+    for _ in range(2):
+        assert typed("report", out).code == 0
+        paper = out / "paper"
+        digests.append({p.relative_to(paper): p.read_bytes() for p in paper.rglob("*") if p.is_file()})
+    assert digests[0] == digests[1]
+    index = json.loads((paper / "index.json").read_text())
+    drawn = {path.split("/")[-1] for path in index["files"]}
+    assert {
+        "pairs.pdf",
+        "training_loss.pdf",
+        "roc_log.pdf",
+        "gates.pdf",
+        "gates.tex",
+        "key_numbers.tex",
+    } <= drawn
+    assert index["absent"]["figures/lenses"] == "no real lens was scored"
+    assert not any("real" in path for path in index["files"])
+    named = {manifest for about in index["files"].values() for manifest in about["manifests"]}
+    assert named <= set(fingerprints(out).values())
+
+
 def kill_when(process, there, deadline=120.0):
     """kill -9 as soon as `there()` holds."""
     ends = time.monotonic() + deadline

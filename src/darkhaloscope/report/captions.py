@@ -21,6 +21,7 @@ from darkhaloscope.report.values import (
     Lenses,
     Origin,
     Pairs,
+    QuantileBand,
     Realism,
     Reliability,
     Roc,
@@ -64,7 +65,12 @@ def _domains(named: Iterable[tuple[str, Origin]]) -> str:
         labels += [label] if label not in labels else []
     if len(told) == 1:
         return next(iter(told))
-    return " ".join(f"{', '.join(labels)}: {sentence}" for sentence, labels in told.items())
+    return " ".join(f"{_first(', '.join(labels))}: {sentence}" for sentence, labels in told.items())
+
+
+def _first(text: str) -> str:
+    """A text as it begins a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def _unlabelled(value: Shown) -> str:
@@ -86,7 +92,8 @@ def _(value: Pairs) -> str:
     n = len(value.pairs)
     return (
         f"The same galaxy with an arc, without it, and the arc alone; n = {n} pair{'s' if n != 1 else ''}. "
-        f"{_unlabelled(value)} One stretch for all panels, the Legacy Surveys viewer's, y up. θE is the "
+        f"{_domains((f'pair {i}', pair.origin) for i, pair in enumerate(value.pairs, start=1))} "
+        "One stretch for all panels, the Legacy Surveys viewer's, y up. θE is the "
         "Einstein radius, S/N the matched-filter S/N of the arc over g, r and z."
     )
 
@@ -129,12 +136,12 @@ def _(value: History) -> str:
 
 @words.register
 def _(value: Roc) -> str:
-    curves = " ".join(
-        f"{c.label}: n = {grouped(c.n_pos)} with and {grouped(c.n_neg)} without an arc." for c in value.curves
+    curves = "; ".join(
+        f"n = {grouped(c.n_pos)} with and {grouped(c.n_neg)} without an arc ({c.label})" for c in value.curves
     )
     pool = " of the largest pool" if len(value.curves) > 1 else ""
     return (
-        f"True against false positive rate; dotted is chance. {curves} "
+        f"True against false positive rate; dotted is chance; {curves}. "
         f"{_domains((c.label, c.origin) for c in value.curves)} Shaded: false positive rates that fewer than "
         f"{DECIDING_COUNT} negatives{pool} reach; nothing can be said there. A curve is pale where this "
         "holds for its own negatives. No interval is drawn: those of the quoted rates stand in the table."
@@ -147,10 +154,10 @@ def _(value: Gates) -> str:
     sizes = [f.n for f in value.findings if f.n is not None]
     told = _range(sizes) if sizes else "unrecorded"
     return (
-        f"{several(len(value.findings), 'gate')}: value and interval against the bound; every row has its own "
-        f"scale and its n, n = {told} in all. The blue band is what the bound permits. ● pass, ✕ fail, "
-        "◇ not evaluated (open, or absent where there is no value). Each interval is made as its gate is "
-        f"defined.{domain}"
+        f"{several(len(value.findings), 'gate')}: value and interval against the bound; every row has its "
+        f"own scale and its n, n = {told} in all. The blue band is what the bound permits. ● pass, "
+        "✕ fail, ◇ not evaluated (open, or absent where there is no value). Each interval is made as "
+        f"its gate is defined.{domain}"
     )
 
 
@@ -176,9 +183,11 @@ def _(value: SelectionMap) -> str:
 
 @words.register
 def _(value: SelectionCurves) -> str:
-    sizes = " ".join(
-        f"{c.quantity}, {c.label}: n = {grouped(sum(p.n for p in c.points))}." for c in value.curves
-    )
+    by_quantity: dict[str, list[str]] = {}
+    for c in value.curves:
+        size = f"n = {grouped(sum(p.n for p in c.points))} ({c.label})"
+        by_quantity.setdefault(c.quantity, []).append(size)
+    sizes = " ".join(f"{_first(quantity)}: {', '.join(each)}." for quantity, each in by_quantity.items())
     fits = _each([c.fit.method for c in value.curves if c.fit is not None])
     line = f" Line and band: {fits}." if fits else ""
     return (
@@ -233,9 +242,13 @@ def _(value: Realism) -> str:
     for label, sample in named:
         sizes.setdefault(label, []).append(sample.n)
     told = "; ".join(f"{label}: n = {_range(each)}" for label, each in sizes.items())
+    levels = _each(
+        [f"{100 * s.levels[0]:g} to {100 * s.levels[1]:g} %" for _, s in named if isinstance(s, QuantileBand)]
+    )
+    profiles = f", and profiles as medians with bands of quantiles ({levels})" if levels else ""
     return (
-        "Distributions as shares of all rows per unit, and profiles as medians with bands of quantiles; no "
-        f"interval is drawn. {told}. {_domains((label, sample.origin) for label, sample in named)}"
+        f"Distributions as shares of all rows per unit{profiles}; no interval is drawn. {told}. "
+        f"{_domains((label, sample.origin) for label, sample in named)}"
     )
 
 
@@ -244,7 +257,7 @@ def _(value: ComparatorAucs) -> str:
     what = dict.fromkeys(f"{row.comparator} {row.what}".strip() for row in value.rows)
     sizes = [row.n for row in value.rows]
     return (
-        f"AUC of a probe that tells two samples apart: {'; '.join(what)}. {value.method}; "
+        f"AUC of a probe that tells two samples apart: {'; '.join(what)}. {_first(value.method)}; "
         f"n = {_range(sizes)}. Shaded: within {value.margin:g} of one half; "
         f"samples are called equivalent only where the whole interval lies inside. "
         f"{_domains((row.comparator, row.origin) for row in value.rows)}"

@@ -70,9 +70,10 @@ def _roc(r: RunResults) -> Sequence[Shown]:
     return (Roc(curves=r.roc),) if r.roc else ()
 
 
-def _gates(r: RunResults) -> Sequence[Shown]:
+def gates_of(r: RunResults) -> Gates | None:
+    """The gates of a run, those that decide first; None without any."""
     decided_first = tuple(sorted(r.gates, key=lambda f: not f.decides))
-    return (Gates(findings=decided_first, origin=r.gates_origin),) if r.gates else ()
+    return Gates(findings=decided_first, origin=r.gates_origin) if r.gates else None
 
 
 def _curves(r: RunResults) -> Sequence[Shown]:
@@ -94,7 +95,7 @@ KINDS = (
     Kind("training_auroc", figures.training_auroc, _history, "no training history was handed in"),
     Kind("roc", figures.roc, _roc, "nothing was scored, or one of the two classes was empty"),
     Kind("roc_log", figures.roc_log, _roc, "nothing was scored, or one of the two classes was empty"),
-    Kind("gates", figures.gates, _gates, "no gate was evaluated"),
+    Kind("gates", figures.gates, lambda r: _one(gates_of(r)), "no gate was evaluated"),
     Kind(
         "completeness", figures.completeness, lambda r: _one(r.completeness), "completeness was not measured"
     ),

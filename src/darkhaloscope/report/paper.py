@@ -23,7 +23,7 @@ from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.report import tables
 from darkhaloscope.report.captions import caption
-from darkhaloscope.report.catalogue import KINDS, Entry, figures_of
+from darkhaloscope.report.catalogue import KINDS, Entry, figures_of, gates_of
 from darkhaloscope.report.figures import rendered
 from darkhaloscope.report.run import RunResults
 from darkhaloscope.report.values import manifests_of
@@ -119,10 +119,11 @@ def tables_of(results: RunResults) -> tuple[TableFile, ...]:
         for name, (rows, title) in numbers.items()
         if rows
     ]
-    if results.gates:
-        origin = results.gates_origin
-        named = () if origin is None else origin.manifests
-        made.append(TableFile("gates", tables.gates(results.gates), named, _where("gates")))
+    decided_first = gates_of(results)
+    if decided_first is not None:
+        made.append(
+            TableFile("gates", tables.gates(decided_first), manifests_of(decided_first), _where("gates"))
+        )
     if results.completeness is not None:
         text = tables.completeness(results.completeness)
         made.append(

@@ -44,6 +44,7 @@ class Picture(NamedTuple):
     uri: str
     words: str
     manifests: tuple[str, ...]
+    wide: bool
 
 
 def write_report(results: RunResults, path: Path) -> tuple[Path, Path]:
@@ -111,11 +112,12 @@ def _pictures(results: RunResults) -> dict[str, list[Picture]]:
     """The figures of a run by kind; those of stamps without an image."""
     made: dict[str, list[Picture]] = {kind.name: [] for kind in KINDS}
     for entry in figures_of(results)[0]:
-        uri = ""
+        uri, wide = "", False
         if entry.kind not in PICTURED:
             kind, mime = ("png", "png") if entry.kind in PIXELS else ("svg", "svg+xml")
-            uri = _uri(figures.rendered(entry.draw(entry.value), kind), mime)
-        made[entry.kind].append(Picture(uri, words(entry.value), manifests_of(entry.value)))
+            figure = entry.draw(entry.value)
+            uri, wide = _uri(figures.rendered(figure, kind), mime), figure.get_figwidth() > figures.SINGLE
+        made[entry.kind].append(Picture(uri, words(entry.value), manifests_of(entry.value), wide))
     return made
 
 

@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from darkhaloscope.contracts.checks import Finding
 from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.report.captions import short_id
 from darkhaloscope.report.numbers import finding_text, grouped, measured_text, quoted
@@ -16,6 +15,7 @@ from darkhaloscope.report.values import (
     AblationBars,
     Completeness,
     Counted,
+    Gates,
     SelectionMap,
     domain_tag,
     manifests_of,
@@ -124,8 +124,8 @@ def key_numbers(rows: Sequence[Measured], *, title: str, label: str) -> str:
     )
 
 
-def gates(findings: Sequence[Finding], *, label: str = "gates") -> str:
-    """Findings against their bounds; those that decide first."""
+def gates(value: Gates, *, label: str = "gates") -> str:
+    """Findings against their bounds, in their order."""
     body = [
         (
             escaped(f.status.value.replace("_", " ").lower()),
@@ -134,10 +134,13 @@ def gates(findings: Sequence[Finding], *, label: str = "gates") -> str:
             escaped(str(f.bound)),
             "--" if f.n is None else escaped(grouped(f.n)),
         )
-        for f in sorted(findings, key=lambda f: not f.decides)
+        for f in value.findings
     ]
     told = "Gates: value and interval against the bound. Not evaluated is not passed."
-    return _table(("status", "gate", "value [interval]", "must be", "n"), body, told, label)
+    if value.origin is not None:
+        told += f" {value.origin.sentence} {_manifests(value.origin.manifests)}"
+    heads = ("status", "gate", "value [interval]", "must be", "n")
+    return _table(heads, body, told, label, spec=f"l{_RAGGED}lll")
 
 
 def completeness(value: Completeness, *, label: str = "completeness") -> str:
@@ -167,7 +170,7 @@ def selection(value: SelectionMap, *, label: str = "selection") -> str:
         f"{value.origin.sentence} {_manifests(value.origin.manifests)}"
     )
     heads = (_head(value.y.quantity, value.y.unit), _head(value.x.quantity, value.x.unit))
-    return _table((*heads, "found share [interval]", "k", "n"), body, told, label)
+    return _table((*heads, "found share [interval]", "k", "n"), body, told, label, spec=f"{_RAGGED * 2}lll")
 
 
 def comparison(value: AblationBars, *, label: str = "comparison") -> str:
@@ -224,9 +227,9 @@ def _table(
     parts = [body[start : start + LONGEST] for start in range(0, max(len(body), 1), LONGEST)]
     lines = ["% needs booktabs and array"]
     for number, part in enumerate(parts):
-        words = [rf"\caption{{{escaped(told)}}}\label{{tab:{label}}}"]
+        words = [rf"\caption{{{escaped(told)}}}\label{{tab:{label}}}\smallskip"]
         if number:
-            words = [r"\addtocounter{table}{-1}", r"\caption{(continued)}"]
+            words = [r"\addtocounter{table}{-1}", r"\caption{(continued)}\smallskip"]
         lines += [
             rf"\begin{{{kind}}}",
             r"\centering",

@@ -4,6 +4,8 @@
 """
 
 from darkhaloscope.report.figures.canvas import (
+    DOUBLE,
+    SINGLE,
     STATUS_COLOUR,
     STATUS_MARKER,
     STATUS_SIGN,
@@ -25,6 +27,8 @@ from darkhaloscope.report.figures.rows import ablation, comparators, contaminant
 
 __all__ = [
     "DECIDING_COUNT",
+    "DOUBLE",
+    "SINGLE",
     "STATUS_COLOUR",
     "STATUS_MARKER",
     "STATUS_SIGN",

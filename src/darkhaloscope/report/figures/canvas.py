@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, Formatter, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from darkhaloscope.contracts.checks import Status
 
@@ -175,14 +175,20 @@ def _shortened(line: str, kept: int) -> str:
 
 
 def axis_label(quantity: str, unit: str, room: float) -> str:
-    """``Einstein radius [arcsec]``, the unit below where one line is too long for it.
+    """``Einstein radius [arcsec]``, on two lines where one of `room` [pt] is too short for it.
 
     A quantity without a unit says by its name what it is.
     """
     whole = f"{quantity} [{unit}]" if unit else quantity
-    if not unit or points_of(plain(whole), TEXT) <= room:
-        return fitted(whole, room, TEXT)
-    return f"{fitted(quantity, room, TEXT)}\n{fitted(f'[{unit}]', room, TEXT)}"
+    if points_of(plain(whole), TEXT) <= room:
+        return plain(whole)
+    if unit:
+        return f"{fitted(quantity, room, TEXT)}\n{fitted(f'[{unit}]', room, TEXT)}"
+    words = quantity.split()
+    cuts = (k for k in range(len(words), 0, -1) if points_of(plain(" ".join(words[:k])), TEXT) <= room)
+    cut = next(cuts, 0)
+    first, rest = " ".join(words[:cut]), " ".join(words[cut:])
+    return f"{plain(first)}\n{fitted(rest, room, TEXT)}" if first and rest else fitted(quantity, room, TEXT)
 
 
 def several(count: int, one: str, more: str = "") -> str:
@@ -245,12 +251,28 @@ def few_ticks(axes: Axes, *, x: int = 5, y: int = 5, whole: bool = False) -> Non
     """At most so many intervals between ticks; whole numbers along x if asked."""
     for axis, most in ((axes.xaxis, x), (axes.yaxis, y)):
         axis.set_major_locator(MaxNLocator(most, integer=whole and axis is axes.xaxis))
-        axis.set_major_formatter(FuncFormatter(_number))
+        axis.set_major_formatter(_Even())
 
 
-def _number(x: float, _: int) -> str:
-    """A tick's own number, never a factor of ten standing aside."""
-    return f"{x:.6g}".replace("-", "\N{MINUS SIGN}")
+class _Even(Formatter):
+    """Ticks with equal decimals, and never a factor of ten standing aside."""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """All ticks of an axis at once."""
+        ticks = [float(value) for value in values]
+        steps = [b - a for a, b in itertools.pairwise(sorted(ticks)) if b > a]
+        step, most = min(steps, default=1.0), max(map(abs, ticks), default=0.0)
+        digits = next((d for d in range(5) if abs(step - round(step, d)) < 1e-3 * step), None)
+        shape = f".{digits}f"
+        if digits is None or most >= 1e5:
+            shape = f".{max(2, math.ceil(math.log10(max(most / step, 1.0))) + 1)}g"
+        texts = (f"{x:{shape}}" for x in ticks)
+        return [text.replace("-", "\N{MINUS SIGN}") for text in texts]
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """One tick alone."""
+        del pos
+        return self.format_ticks([x])[0]
 
 
 def log_x(axes: Axes, low: float, high: float, *, most: int = 6) -> None:

@@ -249,11 +249,11 @@ def _tally(axes: Axes, tallies: Sequence[str], pitch: float) -> float:
     if widest > pitch and pitch < SMALL + 2:
         return -0.04  # too many bins even for upright text: the table has k and n
     across = widest <= pitch
-    height = (SMALL + 3 if across else widest + 2) / (1.7 * POINTS_PER_INCH)
+    height = (SMALL + 7 if across else widest + 6) / (1.7 * POINTS_PER_INCH)
     floor = -height / (1 - height)
     for x, text in enumerate(tallies):
         axes.text(
-            x, floor / 2, text, ha="center", va="center", fontsize=SMALL, color=QUIET,
+            x, floor * 0.62, text, ha="center", va="center", fontsize=SMALL, color=QUIET,
             rotation="horizontal" if across else "vertical",
         )  # fmt: skip
     return floor

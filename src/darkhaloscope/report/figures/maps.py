@@ -68,7 +68,10 @@ def selection_map(value: SelectionMap) -> Figure:
     bar.set_label("found share of arcs")
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
     bar.outline.set_visible(False)
-    bar.solids.set(rasterized=False, edgecolor="face")  # Matplotlib makes pixels of it, with seams between
+    if bar.solids is not None:
+        bar.solids.set(
+            rasterized=False, edgecolor="face"
+        )  # Matplotlib makes pixels of it, with seams between
     return figure
 
 

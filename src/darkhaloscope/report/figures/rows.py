@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from darkhaloscope.contracts.checks import Bound, Finding, Status
 from darkhaloscope.report.figures.canvas import (
     BLUE,
+    DOUBLE,
     INK,
     PALE,
     PERMITTED,
@@ -58,16 +59,26 @@ _ROW = 0.19
 
 @drawn
 def gates(value: Gates) -> Figure:
-    """Each gate's value and interval against its bound, one row each, every row on its own scale."""
+    """Each gate's value and interval against its bound, one row each, every row on its own scale.
+
+    More than a dozen stand in two columns, read downwards.
+    """
     findings = value.findings
-    figure = Figure(figsize=(SINGLE, 0.42 * len(findings) + 0.1))
-    axes = figure.add_axes((0.02, 0.0, 0.96, 1.0))
-    axes.set(xlim=(0, 1), ylim=(-len(findings) - 0.1, 0))
-    axes.set_axis_off()
-    for row, finding in enumerate(findings):
-        _gate_row(axes, -row - 0.6, finding)
+    across = 1 if len(findings) <= MOST_GATES_IN_A_COLUMN else 2
+    down = math.ceil(len(findings) / across)
+    width = across * SINGLE + (across - 1) * (DOUBLE - 2 * SINGLE)
+    figure = Figure(figsize=(width, 0.42 * down + 0.1))
+    for column in range(across):
+        left = (column * (DOUBLE - SINGLE) + 0.02 * SINGLE) / width
+        axes = figure.add_axes((left, 0.0, 0.96 * SINGLE / width, 1.0))
+        axes.set(xlim=(0, 1), ylim=(-down - 0.1, 0))
+        axes.set_axis_off()
+        for row, finding in enumerate(findings[column * down : (column + 1) * down]):
+            _gate_row(axes, -row - 0.6, finding)
     return figure
 
+
+MOST_GATES_IN_A_COLUMN = 12
 
 _GATE_WIDTH = 0.96 * SINGLE * POINTS_PER_INCH
 _GATE_LEFT = 0.24
@@ -102,7 +113,7 @@ def _gate_row(axes: Axes, y: float, finding: Finding) -> None:
 
 def _limit_labels(axes: Axes, y: float, limits: Sequence[float], to_x: Callable[[float], float]) -> None:
     """The bound's numbers under their marks; one text for both where they would touch."""
-    texts = [f"{limit:g}" for limit in limits]
+    texts = [f"{limit:g}".replace("-", "\N{MINUS SIGN}") for limit in limits]
     places = [to_x(limit) for limit in limits]
     if len(limits) == 2 and (places[1] - places[0]) * _GATE_WIDTH < sum(map(points_of, texts)) / 2 + 4:
         texts, places = ["–".join(texts)], [sum(places) / 2]
