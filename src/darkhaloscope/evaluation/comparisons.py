@@ -44,9 +44,6 @@ class Populations:
     swapped: StampSet | None = None
 
     def __post_init__(self) -> None:
-        names = [s.name for s in (self.nature, self.injected, self.swapped) if s is not None]
-        if len(set(names)) < len(names):
-            raise DataError("populations", f"share a name: {', '.join(names)}", "name each for what it is")
         if self.nature.arc_domain not in (ArcDomain.REAL, ArcDomain.NATURE):
             raise DataError(
                 self.nature.name, f"holds arcs of kind '{self.nature.arc_domain}'", "real or nature"
@@ -59,6 +56,9 @@ class Populations:
         for without in (self.controls, self.nature_hosts, self.sham):
             if without is not None and without.arc_domain is not ArcDomain.NONE:
                 raise DataError(without.name, f"holds arcs of kind '{without.arc_domain}', where none may be")
+        names = [s.name for s in (self.nature, self.injected, self.swapped) if s is not None]
+        if len(set(names)) < len(names):
+            raise DataError("populations", f"share a name: {', '.join(names)}", "name each for what it is")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,11 @@ class Side:
         """What no fold cuts, row by row."""
         return self.whole.groups[self.rows]
 
+    @property
+    def hosts(self) -> Groups:
+        """The galaxy of each row."""
+        return self.whole.hosts[self.rows]
+
 
 @dataclass(frozen=True, eq=False)
 class Design:
@@ -80,6 +85,7 @@ class Design:
 
     label     r0 to r5; stem: how the names of its figures begin
     lacks     why there is nothing to compare; doubt: why its numbers must not be read as evidence
+    paired    both sides hold the same hosts, and are compared within each
     """
 
     label: str
@@ -91,6 +97,7 @@ class Design:
     lacks: str = ""
     doubt: str = ""
     detail: str = ""
+    paired: bool = False
 
     def between(
         self, a: Side, b: Side, *, groups: tuple[Groups, Groups] | None = None, detail: str, doubt: str = ""
@@ -148,7 +155,7 @@ class Comparators:
         return design.between(*models, detail="models of the deflectors of both sides")
 
     def _without_arcs(self, s: StampSet) -> StampSet:
-        pixels = only_deflector(s.stamps, s.x_center, s.y_center, seed=self.seed, keys=s.keys)
+        pixels = only_deflector(s.stamps, s.invvar, s.x_center, s.y_center, seed=self.seed, keys=s.keys)
         return s.showing(pixels, ArcDomain.NONE)
 
     def sham(self) -> Design:
@@ -215,7 +222,7 @@ class Comparators:
 
     def _only_arcs(self, s: StampSet) -> StampSet:
         region = arc_region(s.stamps.shape, s.x_center, s.y_center, s.theta_e_arcsec, s.psf_fwhm_arcsec)
-        pixels = only_arcs(s.stamps, s.x_center, s.y_center, region, seed=self.seed, keys=s.keys)
+        pixels = only_arcs(s.stamps, s.invvar, s.x_center, s.y_center, region, seed=self.seed, keys=s.keys)
         return s.showing(pixels, s.arc_domain)
 
     def families(self) -> Design:
@@ -225,9 +232,9 @@ class Comparators:
         if swapped is None:
             return replace(design, lacks="needs injections of another family of sources into the same hosts")
         mine, theirs = shared_rows(injected, swapped)
-        return design.between(
-            Side(injected, mine), Side(swapped, theirs), detail="two families of sources in the same hosts"
-        )
+        detail = "two families of sources, compared within each host"
+        found = design.between(Side(injected, mine), Side(swapped, theirs), detail=detail)
+        return replace(found, paired=True)
 
     @cached_property
     def light(self) -> Mapping[str, ArcLight]:

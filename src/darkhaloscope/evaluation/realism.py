@@ -39,6 +39,7 @@ from darkhaloscope.evaluation.separation import (
     Separation,
     lacks_rows,
     logit_difference,
+    paired_differences,
     separate,
 )
 from darkhaloscope.evaluation.stamp_sets import StampSet
@@ -175,6 +176,10 @@ class _Bench:
         self, design: Design, phi: Representation, a: Features, b: Features, groups: tuple[Groups, Groups]
     ) -> Separation:
         # r1 is set against r3: it learns from as many rows.
+        if design.paired and design.sides is not None:
+            one, other = design.sides
+            a, first = paired_differences(a, b, (one.hosts, other.hosts))
+            b, groups = -a, (groups[0][first], groups[0][first])
         m = self.all.matching
         most = len(m.a) if design.label == "r1" and isinstance(m, Matching) else 0
         return separate(
@@ -263,7 +268,7 @@ class _Bench:
         design: Design,
         unit: str,
     ) -> Measured:
-        hosts = (sides[0].whole.hosts[sides[0].rows], sides[1].whole.hosts[sides[1].rows])
+        hosts = (sides[0].hosts, sides[1].hosts)
         known = (hosts[0][np.isfinite(values[0])], hosts[1][np.isfinite(values[1])])
         counts = " and ".join(f"{len(k)} of {len(h)}" for k, h in zip(known, hosts, strict=True))
         lacks = lacks_rows(known)

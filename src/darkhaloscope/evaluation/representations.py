@@ -65,7 +65,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Physical:
-    """Quantities an astronomer would measure; nothing is learned. (row, 78) for three bands.
+    """Quantities an astronomer would measure; nothing is learned. (row, 81) for three bands.
 
     Surface brightness in 7 rings of r and the colours of each ring, as asinh magnitudes without their factor
     (Lupton, Gunn & Szalay 1999); the share of light in the middle 3 px and the radial slope per band; the
