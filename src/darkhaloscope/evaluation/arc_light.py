@@ -3,9 +3,9 @@
 The deflector is a profile in elliptical rings, of one ellipse per stamp (adaptive moments of r and z
 together, where blue arcs weigh least), set by the fainter side of each ring: its lower quartile, plus what
 noise puts between a quartile and the middle. Under seeing of an arcsecond arcs and counter-images cover most
-of their rings: a median leaves a tenth of a bright arc's light, the quartile a quarter to a third. A complete
-Einstein ring is taken for the deflector. Of noise the model leaves noise: residuals are signed, and blank sky
-gives zero on the average. A sum of max(residual, 0) gives several sigma on noise alone.
+of their rings, and a median would take in most of their light. A complete Einstein ring is taken for the
+deflector. Of noise the model leaves noise: residuals are signed, and blank sky gives zero on the average. A
+sum of max(residual, 0) gives several sigma on noise alone.
 
 Simulated arcs are measured in the same way: both sides of a comparison lose the same share of their light.
 """

@@ -113,7 +113,9 @@ def _usable(a: Vector, b: Vector) -> bool:
 
 def _assigned(u: Vector, v: Vector, caliper: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     both, labels = np.concatenate([u, v]), np.repeat([1, 0], [len(u), len(v)])
-    logit = LogisticRegression(max_iter=2000).fit(both, labels).decision_function(both)
+    # Of the rows it was fitted to, on purpose: a propensity balances these rows and predicts no others. The
+    # intercept cancels in differences.
+    logit = both @ LogisticRegression(max_iter=2000).fit(both, labels).coef_[0]
     apart = np.abs(logit[: len(u), None] - logit[None, len(u) :])
     within = np.cov(np.concatenate([u - u.mean(axis=0), v - v.mean(axis=0)]), rowvar=False)
     inverse = np.linalg.pinv(np.atleast_2d(within))
