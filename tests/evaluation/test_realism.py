@@ -80,7 +80,7 @@ def figure(found, name):
 
 
 def told_apart(a, b, phi=PHI, repeats=1):
-    """Lower end of the AUROC's interval between the pixels of two sets, and whether it is different."""
+    """The probe between the pixels of two sets."""
     features = [phi(s.stamps, s.x_center, s.y_center) for s in (a, b)]
     return separate(*features, (a.groups, b.groups), seed=1, purpose="t", repeats=repeats)
 
@@ -227,7 +227,7 @@ def whitened(s):
 
 
 @pytest.mark.parametrize("plant", [smoothed, reddened, whitened])
-def test_planted_differences_are_found_by_r2_and_r3(plant, sky):
+def test_planted_differences_of_pixels_are_found(plant, sky):
     changed = sky.injected.showing(plant(sky.injected), ArcDomain.SIM)
     assert told_apart(sky.nature, changed).verdict() == "different"
     assert told_apart(sky.nature, sky.injected).verdict() != "different"  # as they were
