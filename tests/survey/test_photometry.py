@@ -116,6 +116,13 @@ def test_aperture_flux_is_nearly_total():
     assert aperture_fluxes(np.stack([light, light, light]), 47.5, 47.5, 0.262) == pytest.approx(5.0, rel=0.01)
 
 
+def test_noise_that_turns_variances_negative_has_no_moments():
+    """Two negative variances have a positive product: NaN, or an axis ratio of 2, passed for a shape."""
+    for seed in (332, 2214):
+        noise = np.random.default_rng(seed).normal(size=(32, 32))
+        assert adaptive_moments(noise, 15.5, 15.5, fixed_centre=True) is None
+
+
 @pytest.mark.realdata
 def test_blank_noise_agrees_with_the_surveys_own_inverse_variance(real_data):
     from darkhaloscope.survey.cutouts import read_real_pixels

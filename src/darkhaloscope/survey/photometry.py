@@ -90,7 +90,8 @@ def adaptive_moments(light: Numbers, x: float, y: float, *, fixed_centre: bool =
         new = [2.0 * float((weighted * m).sum() / total) for m in (dx * dx, dy * dy, dx * dy, dx, dy)]
         change = max(abs(new[0] - cxx), abs(new[1] - cyy), abs(new[2] - cxy)) / (cxx + cyy)
         cxx, cyy, cxy = new[:3]
-        if cxx * cyy - cxy**2 <= 0.05 or max(cxx, cyy) > widest:
+        # Light below zero can make both variances negative, whose product is not; then the weight overflows.
+        if not (cxx > 0.0 and cyy > 0.0 and cxx * cyy - cxy**2 > 0.05 and max(cxx, cyy) <= widest):
             return None
         if not fixed_centre:
             x, y = x + new[3], y + new[4]

@@ -57,6 +57,16 @@ class LensClassifier(nn.Module):
         logits: torch.Tensor = self.backbone(_middle(x, self.field_pix))
         return logits[:, 0]
 
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, whose input are the penultimate features. DataError where it is not linear."""
+        last: Any = self.backbone
+        classifier = last.get_classifier()
+        if not isinstance(classifier, nn.Linear):
+            kind = type(classifier).__name__
+            raise DataError(f"backbone {self.plain.backbone}", f"ends in {kind}, not in a linear layer")
+        return classifier
+
 
 def _middle(x: torch.Tensor, size: int | None) -> torch.Tensor:
     height, width = x.shape[-2:]
@@ -215,11 +225,7 @@ class Scorer:
 
         Raises DataError when the stamps' size is not the one the model was trained on.
         """
-        if tuple(stamps.shape[1:]) != self.card.stamp_shape:
-            raise DataError(
-                f"checkpoint {self.sha256[:12]}",
-                f"was trained on stamps {self.card.stamp_shape}, these are {tuple(stamps.shape[1:])}",
-            )
+        self._fits(stamps)
         out = np.empty(len(stamps), np.float32)
         for start in range(0, len(stamps), MICRO_BATCH):
             part = slice(start, start + MICRO_BATCH)
@@ -229,6 +235,45 @@ class Scorer:
                 seen = fill_core(seen, x_center[part], y_center[part], radius_pix=radius, fill="zero")
             out[part] = self._forward(seen)
         return out
+
+    def features(
+        self,
+        stamps: Float[np.ndarray, "n band y x"],
+        x_center: Float[np.ndarray, "n"],
+        y_center: Float[np.ndarray, "n"],
+    ) -> Float32[np.ndarray, "n feature"]:
+        """What the last linear layer is given of raw stamps [nmgy]: logit = features @ weight + bias.
+
+        Raises DataError as `logits` does, and where the network does not end in a linear layer.
+        """
+        self._fits(stamps)
+        head = self.model.head
+        out = np.empty((len(stamps), head.in_features), np.float32)
+        given: list[torch.Tensor] = []
+        hook = head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        try:
+            for start in range(0, len(stamps), MICRO_BATCH):
+                part = slice(start, start + MICRO_BATCH)
+                seen = self.card.preprocess.apply(stamps[part], x_center[part], y_center[part])
+                self._forward(seen)
+                out[part] = given.pop()[: len(seen)].numpy()
+        finally:
+            hook.remove()
+        return out
+
+    @property
+    def head(self) -> tuple[Float[np.ndarray, "feature"], float]:
+        """Weight and bias of the last linear layer, float64."""
+        layer = self.model.head
+        weight = layer.weight.detach().numpy()[0].astype(np.float64)
+        return weight, 0.0 if layer.bias is None else float(layer.bias.detach()[0])
+
+    def _fits(self, stamps: Float[np.ndarray, "n band y x"]) -> None:
+        if tuple(stamps.shape[1:]) != self.card.stamp_shape:
+            raise DataError(
+                f"checkpoint {self.sha256[:12]}",
+                f"was trained on stamps {self.card.stamp_shape}, these are {tuple(stamps.shape[1:])}",
+            )
 
     def __call__(
         self,
@@ -288,6 +333,37 @@ def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Scorer:
     model = LensClassifier.seeded(network, bands=card.stamp_shape[0], seed=0)
     model.load_state_dict(weights)
     return Scorer(model.eval(), card, found)
+
+
+def frozen_encoder(
+    network: NetworkConfig, preprocess: Preprocess, *, stamp_shape: tuple[int, int, int], seed: int = 0
+) -> Scorer:
+    """A network that was not trained on our task, for its `features`: its logits mean nothing.
+
+    network   of ``local-dir:FOLDER``, or of a timm name with pretrained: false, whose weights follow from
+              `seed` (random features, a control that has learned nothing)
+
+    Raises ConfigError for weights that would be fetched: a figure must not depend on what a hub holds today.
+    """
+    if network.pretrained and not network.backbone.startswith("local-dir:"):
+        problem = f"= '{network.backbone}' would be fetched"
+        raise ConfigError("encoder", "network.backbone", problem, "local-dir:FOLDER of a copy")
+    model = LensClassifier.seeded(network, bands=stamp_shape[0], seed=seed).eval()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    card = Card(
+        network=network,
+        preprocess=preprocess,
+        stamp_shape=stamp_shape,
+        training={},
+        sampling={},
+        fingerprints={},
+        history=(),
+        best_epoch=0,
+    )
+    return Scorer(model, card, digest.hexdigest())
 
 
 def _first_line(error: Exception) -> str:
