@@ -14,6 +14,7 @@ from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.dataset.pixels import usable
 from darkhaloscope.evaluation.samples import Sample, host_domain, negatives, positives, sample_of, scored
 from darkhaloscope.pipeline.data import HOSTS, SKY, of_split, save_json
+from darkhaloscope.pipeline.realism import comparators, distributions, realism_told
 from darkhaloscope.pipeline.results import Results, decide
 from darkhaloscope.pipeline.shown import examples, reliability, selection_curves, selection_maps
 from darkhaloscope.report.run import ManifestEntry, RunResults
@@ -34,6 +35,7 @@ def assemble(run: Results) -> RunResults:
     """Everything the report says."""
     e = run.experiment
     verdict, reasons = decide(run.foundation + run.findings)
+    told = realism_told(run)
     slices = tuple(m for m in run.synth if any(mark in m.name for mark in _SLICE_MARKS))
     measured = tuple(m for m in run.synth if m not in slices) + run.operating + run.rings + run.anchors
     save_json(
@@ -47,6 +49,7 @@ def assemble(run: Results) -> RunResults:
                 *run.hard_negatives_told,
                 *run.selection_measured,
                 *run.calibration,
+                *(told.measured if told else ()),
             )
         ],
     )
@@ -74,6 +77,8 @@ def assemble(run: Results) -> RunResults:
         selection_curves=selection_curves(run),
         reliability=reliability(run),
         examples=examples(run),
+        realism=distributions(run, told) if told else None,
+        comparators=comparators(run, told) if told else None,
         slices=slices,
         contaminants=run.contaminants,
         hard_negatives=run.hard_negatives_told,

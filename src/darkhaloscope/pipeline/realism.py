@@ -1,0 +1,173 @@
+"""The realism gap of a run: its mock anchors against its injections, in three feature maps."""
+
+import json
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from darkhaloscope.contracts.config import Frozen, fingerprint
+from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
+from darkhaloscope.contracts.random import stream
+from darkhaloscope.contracts.store import Dataset
+from darkhaloscope.evaluation.comparisons import Populations
+from darkhaloscope.evaluation.realism import RealismFigure, realism
+from darkhaloscope.evaluation.representations import Penultimate, Physical, Representation
+from darkhaloscope.evaluation.stamp_sets import StampSet
+from darkhaloscope.pipeline.data import SKY, of_split, save_json
+from darkhaloscope.pipeline.results import Results
+from darkhaloscope.report.values import (
+    ComparatorAuc,
+    ComparatorAucs,
+    Distribution,
+    Histogram,
+    Origin,
+    Realism,
+)
+
+MOST_ROWS = 600
+"""Injections that the probes are shown: each fit is made 25 times over."""
+
+_HOST_COLUMNS = (
+    "target_id", "flux_g", "flux_r", "flux_z", "psfdepth_r", "z", "shape_r", "psfsize_r", "reject",
+)  # fmt: skip
+_PAIR_COLUMNS = (
+    "task_id", "target_id", "host_id", "group", "host_domain", "arc_domain", "stamp_npz", "ctrl_stamp_npz",
+    "invvar_npz", "theta_e_arcsec", "arc_snr_mf", "psf_fwhm_arcsec", "psfdepth_r", "x_center_pix",
+    "y_center_pix", "reject",
+)  # fmt: skip
+
+METHOD = "logistic probe, five folds by host, five times; influence of hosts, Student's t"
+WHAT = {
+    "r0": "mock lenses, halves",
+    "r1": "hosts against hosts",
+    "r2": "no flux against controls",
+    "r3": "matched lenses",
+    "r4": "matched, arcs alone",
+    "r5": "another source family",
+}
+
+
+class Told(Frozen):
+    """What was measured, and the data of its picture."""
+
+    measured: tuple[Measured, ...]
+    figure: RealismFigure
+
+
+def realism_told(run: Results) -> Told | None:
+    """The comparisons of a run's mock anchors with its test injections, kept beside what they were made of.
+
+    None without a synthetic sky or mock anchors: real lenses are too few here to be told from anything.
+    """
+    if SKY not in run.sources or run.lookalikes is None:
+        return None
+    anchors = _mock_anchors(run.lookalikes)
+    if not anchors.num_rows:
+        return None
+    path = run.models / "results" / "realism.json"
+    mark = fingerprint([run.gates_mark(run.trained.checkpoint_sha256), run.lookalikes.fingerprint, MOST_ROWS])
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held["made_from"] == mark:
+            return Told.model_validate_json(json.dumps(held["told"]))
+    told = _made(run, anchors)
+    save_json(path, {"made_from": mark, "told": told.model_dump(mode="json")})
+    return told
+
+
+def _mock_anchors(dataset: Dataset) -> pa.Table:
+    rows = dataset.read()
+    mock = pc.fill_null(pc.equal(rows.column("arc_domain"), "nature"), fill_value=False)
+    return rows.filter(pc.and_(mock, pc.is_null(rows.column("reject"))))
+
+
+def _made(run: Results, anchors: pa.Table) -> Told:
+    hosts = run.sources[SKY].read(_HOST_COLUMNS)
+    names = _chosen(run)
+    some = _rows_of(run.pairs[SKY], "task_id", names)
+    without = _rows_of(run.shams[SKY], "target_id", set(some.column("target_id").to_pylist()))
+    populations = Populations(
+        nature=StampSet.of_stamps(anchors, "mock anchors"),
+        injected=StampSet.of_pairs(some, "injections", hosts=hosts),
+        controls=StampSet.of_pairs(some, "controls", hosts=hosts, control=True),
+        sham=StampSet.of_pairs(without, "sham", hosts=hosts),
+    )
+    task = Penultimate(run.scorer)
+    maps: list[Representation] = [Physical(), task, replace(task, without_logit=True)]
+    found = realism(populations, maps, run.figures_of_test)
+    return Told(measured=found.measured, figure=found.figure)
+
+
+def _chosen(run: Results) -> set[str]:
+    """Test injections into the sky, one of each host, the same ones every time."""
+    columns = ("task_id", "host_id", "reject")
+    rows = of_split(
+        run.pairs[SKY], run.pair_splits[SKY], split="test", columns=columns, key="task_id"
+    ).to_pylist()
+    seed = run.experiment.seed
+    rows.sort(key=lambda row: stream(seed, "realism/injections", row["task_id"]).random())
+    first = {row["host_id"]: row["task_id"] for row in reversed(rows) if row["reject"] is None}
+    order = sorted(first, key=lambda host: stream(seed, "realism/hosts", host).random())
+    return {first[host] for host in order[:MOST_ROWS]}
+
+
+def _rows_of(dataset: Dataset, key: str, names: set[str]) -> pa.Table:
+    """The rows of a dataset that are named, read shard by shard."""
+    wanted = pa.array(sorted(names))
+    pieces = []
+    for shard in dataset.keys:
+        rows = dataset.read_shard(shard, _PAIR_COLUMNS)
+        pieces.append(rows.filter(pc.is_in(rows.column(key), value_set=wanted)))
+    return pa.concat_tables(pieces)
+
+
+def comparators(run: Results, told: Told) -> ComparatorAucs | None:
+    """A bar for each comparison in each feature map that was evaluated."""
+    rows = [
+        ComparatorAuc(
+            comparator=bar.comparison.upper(),
+            what=WHAT.get(bar.comparison, ""),
+            features=bar.representation,
+            value=bar.auc,
+            low=bar.low,
+            high=bar.high,
+            n=bar.n,
+            origin=_origin(run),
+        )
+        for bar in told.figure.comparisons
+        if bar.auc is not None
+    ]
+    return ComparatorAucs(rows=tuple(rows), margin=told.figure.margin, method=METHOD) if rows else None
+
+
+def distributions(run: Results, told: Told) -> Realism | None:
+    """The light of arcs in each population, a panel for each quantity."""
+    by_quantity = groupby(sorted(told.figure.distributions, key=lambda d: d.quantity), lambda d: d.quantity)
+    panels = []
+    for quantity, found in by_quantity:
+        each = list(found)
+        samples = tuple(
+            Histogram(
+                label=d.population, edges=np.array(d.edges), counts=d.counts, n=d.n, origin=_origin(run)
+            )
+            for d in each
+            if sum(d.counts)
+        )
+        if samples:
+            panels.append(Distribution(quantity=QUANTITIES[quantity], unit=each[0].unit, samples=samples))
+    return Realism(panels=tuple(panels)) if panels else None
+
+
+QUANTITIES = {
+    "brightness": "surface brightness of the arc",
+    "g_r": "g − r of the arc",
+    "r_z": "r − z of the arc",
+    "snr": "S/N of the arc, deflector taken out",
+}
+
+
+def _origin(run: Results) -> Origin:
+    return run.origin(HostDomain.SIM, ArcDomain.NATURE, "anchors", *run.tested)
