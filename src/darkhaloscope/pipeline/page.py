@@ -15,8 +15,9 @@ from darkhaloscope.dataset.pixels import usable
 from darkhaloscope.evaluation.samples import Sample, host_domain, negatives, positives, scored
 from darkhaloscope.pipeline.data import HOSTS, SKY, of_split, save_json
 from darkhaloscope.pipeline.results import Results, decide
+from darkhaloscope.report.parts import Origin
 from darkhaloscope.report.run import ManifestEntry, RunResults
-from darkhaloscope.report.values import Epoch, History, LensPicture, Origin, PairPicture, RocCurve
+from darkhaloscope.report.values import Epoch, History, LensPicture, PairPicture, RocCurve
 from darkhaloscope.stamps.stamp import decode_planes
 from darkhaloscope.stats import roc_curve
 
