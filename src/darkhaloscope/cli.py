@@ -206,7 +206,7 @@ def review(
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
 ) -> None:
-    """Write the report of a finished run again."""
+    """Write the report of a finished run again, and a paper's figures and tables into RUN/paper."""
     from darkhaloscope.pipeline.verbs import report_again
 
     report_again(run_folder)

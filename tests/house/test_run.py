@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from darkhaloscope.contracts.store import local_writer, open_dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS
@@ -150,6 +151,15 @@ def test_report_writes_a_papers_files_from_what_is_committed_the_same_bytes_twic
     assert not any("real" in path for path in index["files"])
     named = {manifest for about in index["files"].values() for manifest in about["manifests"]}
     assert named <= set(fingerprints(out).values())
+
+
+def test_a_preview_draws_the_arms_on_the_runs_own_sky(undisturbed, typed, tiny, tmp_path):
+    out, _ = undisturbed
+    words = ("inject", out / "sky", "--out", tmp_path / "arms.png", "--config", "demo.yaml", "--preview", "2")
+    assert typed(*words, *tiny).code == 0
+    with Image.open(tmp_path / "arms.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 2 * picture.height
 
 
 def kill_when(process, there, deadline=120.0):

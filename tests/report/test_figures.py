@@ -16,7 +16,7 @@ from tests.report import layout, shown
 
 from darkhaloscope.contracts.checks import Check, Status, below
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
-from darkhaloscope.report import figures, values
+from darkhaloscope.report import figures, parts, values
 from darkhaloscope.report.captions import caption
 from darkhaloscope.report.catalogue import KINDS
 from darkhaloscope.report.figures import canvas
@@ -206,12 +206,12 @@ def test_a_caption_says_n_how_intervals_were_made_what_is_real_and_from_what(giv
         value = given[which][name]
         text = caption(value)
         assert re.search(r"\bn = (\d|unrecorded)", text)
-        for origin in values.origins(value):
+        for origin in parts.origins(value):
             assert origin.sentence in text
             assert all(manifest[:8] in text for manifest in origin.manifests)
         if not isinstance(value, (values.Pairs, values.Examples)):
             assert re.search(r"[Ii]nterval|%|quantile", text), text
-    if ArcDomain.SIM in {o.arc_domain for o in values.origins(given["typical"][name])}:
+    if ArcDomain.SIM in {o.arc_domain for o in parts.origins(given["typical"][name])}:
         assert "simulated" in caption(given["typical"][name])
 
 
@@ -554,14 +554,14 @@ def test_a_value_without_a_measured_number_says_nothing(given, name):
         "training_loss", "training_auroc", "completeness", "selection_map", "selection_curves", "reliability",
         "contaminants", "ablation", "realism", "comparators",
     }  # fmt: skip
-    assert values.says_nothing(given["minimal"][name]) == (name in silent)
-    assert not values.says_nothing(given["typical"][name])
+    assert parts.says_nothing(given["minimal"][name]) == (name in silent)
+    assert not parts.says_nothing(given["typical"][name])
 
 
 @pytest.mark.parametrize("host", list(HostDomain))
 @pytest.mark.parametrize("arc", list(ArcDomain))
 def test_only_real_is_ever_called_real(host, arc):
-    sentence, tag = values.domain_sentence(host, arc), values.domain_tag(host, arc)
+    sentence, tag = parts.domain_sentence(host, arc), parts.domain_tag(host, arc)
     if host not in (HostDomain.REAL, HostDomain.MIXED) and arc is not ArcDomain.REAL:
         assert "real" not in tag
         assert "real" not in sentence.replace("Neither is real", "")

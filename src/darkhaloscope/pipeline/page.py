@@ -17,8 +17,9 @@ from darkhaloscope.pipeline.data import HOSTS, SKY, of_split, save_json
 from darkhaloscope.pipeline.realism import comparators, distributions, realism_told
 from darkhaloscope.pipeline.results import Results, decide
 from darkhaloscope.pipeline.shown import examples, reliability, selection_curves, selection_maps
+from darkhaloscope.report.parts import Origin
 from darkhaloscope.report.run import ManifestEntry, RunResults
-from darkhaloscope.report.values import Epoch, History, LensPicture, Origin, PairPicture, RocCurve
+from darkhaloscope.report.values import Epoch, History, LensPicture, PairPicture, RocCurve
 from darkhaloscope.stamps.stamp import decode_planes
 from darkhaloscope.stats import roc_curve
 

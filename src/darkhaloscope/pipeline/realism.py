@@ -18,14 +18,8 @@ from darkhaloscope.evaluation.representations import Penultimate, Physical, Repr
 from darkhaloscope.evaluation.stamp_sets import StampSet
 from darkhaloscope.pipeline.data import SKY, of_split, save_json
 from darkhaloscope.pipeline.results import Results
-from darkhaloscope.report.values import (
-    ComparatorAuc,
-    ComparatorAucs,
-    Distribution,
-    Histogram,
-    Origin,
-    Realism,
-)
+from darkhaloscope.report.parts import Histogram, Origin
+from darkhaloscope.report.values import ComparatorAuc, ComparatorAucs, Distribution, Realism
 
 MOST_ROWS = 600
 """Injections that the probes are shown: each fit is made 25 times over."""

@@ -33,8 +33,9 @@ from darkhaloscope.gates.hard_negatives import HardSuite, Source
 from darkhaloscope.gates.reliance import ring_on_anything
 from darkhaloscope.pipeline.data import HOSTS, save_json
 from darkhaloscope.pipeline.modelling import ModelStages
+from darkhaloscope.report.parts import Origin
 from darkhaloscope.report.run import Verdict
-from darkhaloscope.report.values import Completeness, CompletenessBin, Origin
+from darkhaloscope.report.values import Completeness, CompletenessBin
 from darkhaloscope.stats import Estimate
 from darkhaloscope.survey.brick_grid import brick_area_deg2, brick_of
 

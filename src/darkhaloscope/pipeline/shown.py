@@ -16,13 +16,9 @@ from darkhaloscope.evaluation.samples import negatives, positives
 from darkhaloscope.evaluation.selection import TABLES, with_known_facts
 from darkhaloscope.evaluation.surface import Axis, Design, fit_surface
 from darkhaloscope.pipeline.results import Results
+from darkhaloscope.report.parts import Binning, Counted, Fit, Histogram, Origin
 from darkhaloscope.report.values import (
-    Binning,
-    Counted,
     Example,
-    Fit,
-    Histogram,
-    Origin,
     Reliability,
     ReliabilityBin,
     ReliabilityCurve,

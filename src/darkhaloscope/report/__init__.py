@@ -6,28 +6,24 @@ figures and tables of a paper. A figure is one function of one value (`report.fi
 
 from darkhaloscope.report.captions import caption
 from darkhaloscope.report.paper import write_paper
+from darkhaloscope.report.parts import Binning, Counted, Fit, Histogram, Origin
 from darkhaloscope.report.report import render_report, write_report
 from darkhaloscope.report.run import ManifestEntry, RunResults, Verdict
 from darkhaloscope.report.values import (
     AblationBars,
     Arm,
-    Binning,
     ComparatorAuc,
     ComparatorAucs,
     Completeness,
     CompletenessBin,
     ContaminantRate,
     ContaminantRates,
-    Counted,
     Distribution,
     Endpoint,
     Epoch,
     Example,
-    Fit,
-    Histogram,
     History,
     LensPicture,
-    Origin,
     PairPicture,
     Profile,
     QuantileBand,

@@ -9,8 +9,8 @@ from functools import singledispatch
 from darkhaloscope.report.figures import DECIDING_COUNT
 from darkhaloscope.report.figures.canvas import several
 from darkhaloscope.report.numbers import grouped
+from darkhaloscope.report.parts import HOST_WORDS, Origin, Shown, manifests_of, origins
 from darkhaloscope.report.values import (
-    HOST_WORDS,
     AblationBars,
     ComparatorAucs,
     Completeness,
@@ -19,7 +19,6 @@ from darkhaloscope.report.values import (
     Gates,
     History,
     Lenses,
-    Origin,
     Pairs,
     QuantileBand,
     Realism,
@@ -27,9 +26,6 @@ from darkhaloscope.report.values import (
     Roc,
     SelectionCurves,
     SelectionMap,
-    Shown,
-    manifests_of,
-    origins,
 )
 
 SHORT_ID = 8

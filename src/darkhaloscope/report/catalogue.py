@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from darkhaloscope.contracts.checks import Status
 from darkhaloscope.contracts.measured import HostDomain, Measured
 from darkhaloscope.report import figures
+from darkhaloscope.report.parts import Origin, Shown, says_nothing
 from darkhaloscope.report.run import RunResults
 from darkhaloscope.report.values import (
     ContaminantRate,
@@ -16,12 +17,9 @@ from darkhaloscope.report.values import (
     Examples,
     Gates,
     Lenses,
-    Origin,
     Pairs,
     Roc,
     SelectionCurves,
-    Shown,
-    says_nothing,
 )
 
 Draw = Callable[..., Figure]

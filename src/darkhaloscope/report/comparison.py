@@ -21,7 +21,7 @@ from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.evaluation.ablation import Comparison, Row, Verdict
 from darkhaloscope.report.numbers import measured_text
-from darkhaloscope.report.values import domain_tag
+from darkhaloscope.report.parts import domain_tag
 
 NAME = "master_comparison"
 

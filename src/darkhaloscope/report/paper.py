@@ -25,8 +25,8 @@ from darkhaloscope.report import tables
 from darkhaloscope.report.captions import caption
 from darkhaloscope.report.catalogue import KINDS, Entry, figures_of, gates_of
 from darkhaloscope.report.figures import rendered
+from darkhaloscope.report.parts import manifests_of
 from darkhaloscope.report.run import RunResults
-from darkhaloscope.report.values import manifests_of
 
 FIGURE_KINDS = ("pdf", "png")
 

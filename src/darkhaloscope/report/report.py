@@ -20,8 +20,9 @@ from darkhaloscope.report import figures
 from darkhaloscope.report.captions import SHORT_ID, short_id, words
 from darkhaloscope.report.catalogue import KINDS, figures_of
 from darkhaloscope.report.numbers import finding_text, grouped, measured_text
+from darkhaloscope.report.parts import domain_tag, manifests_of
 from darkhaloscope.report.run import RunResults, Verdict
-from darkhaloscope.report.values import domain_tag, manifests_of, pair_facts
+from darkhaloscope.report.values import pair_facts
 from darkhaloscope.stamps.rgb import stamp_png
 
 _MEANS = {

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from darkhaloscope.contracts.checks import Finding
 from darkhaloscope.contracts.measured import Measured
+from darkhaloscope.report.parts import Origin, Shown
 from darkhaloscope.report.values import (
     AblationBars,
     ComparatorAucs,
@@ -15,14 +16,12 @@ from darkhaloscope.report.values import (
     Example,
     History,
     LensPicture,
-    Origin,
     PairPicture,
     Realism,
     Reliability,
     RocCurve,
     SelectionCurve,
     SelectionMap,
-    Shown,
 )
 
 

@@ -11,15 +11,8 @@ from collections.abc import Sequence
 from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.report.captions import short_id
 from darkhaloscope.report.numbers import finding_text, grouped, measured_text, quoted
-from darkhaloscope.report.values import (
-    AblationBars,
-    Completeness,
-    Counted,
-    Gates,
-    SelectionMap,
-    domain_tag,
-    manifests_of,
-)
+from darkhaloscope.report.parts import Counted, domain_tag, manifests_of
+from darkhaloscope.report.values import AblationBars, Completeness, Gates, SelectionMap
 
 LONGEST = 40
 """Rows of a table that stand on one page."""

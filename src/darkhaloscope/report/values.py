@@ -7,275 +7,25 @@ Intervals are whatever `method` says, never computed here. Shares and probabilit
 Pixel cubes are (band, y, x) in g r z, nanomaggies per pixel, y up as in FITS.
 """
 
-import math
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Self
 
 import numpy as np
-from jaxtyping import Float
-from pydantic import ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
-from darkhaloscope.contracts.checks import Finding, Findings
-from darkhaloscope.contracts.config import Frozen
-from darkhaloscope.contracts.measured import ArcDomain, HostDomain
-
-HOST_WORDS = {
-    HostDomain.REAL: "real",
-    HostDomain.SIM: "synthetic",
-    HostDomain.NATURE: "mock",
-    HostDomain.MIXED: "partly real",
-}
-ARC_WORDS = {
-    ArcDomain.REAL: "real",
-    ArcDomain.SIM: "simulated",
-    ArcDomain.NATURE: "mock",
-    ArcDomain.NONE: "none",
-}
-
-PixelCube = Annotated[Float[np.ndarray, "3 y x"], Field(exclude=True, repr=False)]
-"""g r z, nanomaggies per pixel; left out of the JSON twin."""
-
-PixelCubes = Annotated[tuple[Float[np.ndarray, "3 y x"], ...], Field(exclude=True, repr=False)]
-
-
-def _listed(points: Float[np.ndarray, " point"]) -> list[float]:
-    return [round(float(point), 6) for point in points]
-
-
-Rates = Annotated[Float[np.ndarray, " point"], PlainSerializer(_listed), Field(repr=False)]
-
-
-class Shown(Frozen):
-    """A value that is shown: takes NumPy scalars and any sequence, turns NaN into None, refuses the rest."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {name: _plain(value) for name, value in data.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple, Findings)) else value
-
-
-def _refuse(wrong: bool, message: str) -> None:  # noqa: FBT001 - read as a sentence where it is called
-    if wrong:
-        raise ValueError(message)
-
-
-class Origin(Shown):
-    """What the pixels behind a figure are, and the manifests that hold them."""
-
-    host_domain: HostDomain
-    arc_domain: ArcDomain
-    manifests: tuple[str, ...] = Field(min_length=1)
-
-    @property
-    def tag(self) -> str:
-        """For a table cell: ``host synthetic · arc simulated``."""
-        return domain_tag(self.host_domain, self.arc_domain)
-
-    @property
-    def sentence(self) -> str:
-        """For a caption: says whether host, arc or both are real."""
-        return domain_sentence(self.host_domain, self.arc_domain)
-
-
-def domain_tag(host: HostDomain, arc: ArcDomain) -> str:
-    """What host and arc are, in four words."""
-    return f"host {HOST_WORDS[host]} · " + ("no arc" if arc is ArcDomain.NONE else f"arc {ARC_WORDS[arc]}")
-
-
-def domain_sentence(host: HostDomain, arc: ArcDomain) -> str:
-    """What host and arc are, as a sentence; `nature` is never called real."""
-    galaxies = f"galaxies are {HOST_WORDS[host]}"
-    if host is HostDomain.REAL and arc is ArcDomain.REAL:
-        return "Host and arc are both real."
-    if arc is ArcDomain.NONE:
-        return f"The {galaxies}; there are no arcs."
-    if host is HostDomain.REAL:
-        return f"The {galaxies}, the arcs are {ARC_WORDS[arc]}."
-    if arc is ArcDomain.REAL or host is HostDomain.MIXED:
-        return f"The {galaxies}; the arcs are {ARC_WORDS[arc]}."
-    return f"Neither is real: the {galaxies}, the arcs are {ARC_WORDS[arc]}."
-
-
-def origins(value: Any) -> tuple[Origin, ...]:
-    """Every origin inside a value, each once, in the order of its fields."""
-    return tuple(dict.fromkeys(_origins(value)))
-
-
-def _origins(value: Any) -> Iterator[Origin]:
-    if isinstance(value, Origin):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _origins(item)
-    elif isinstance(value, Shown):
-        for name in type(value).model_fields:
-            yield from _origins(getattr(value, name))
-
-
-def manifests_of(value: Any) -> tuple[str, ...]:
-    """Every manifest inside a value, each once."""
-    return tuple(dict.fromkeys(m for origin in origins(value) for m in origin.manifests))
-
-
-def says_nothing(value: Shown) -> bool:
-    """Whether nothing in a value was measured, so that drawing it would give empty axes."""
-    parts = list(_measured_parts(value))
-    return bool(parts) and not any(parts)
-
-
-def _measured_parts(value: Any) -> Iterator[bool]:
-    if isinstance(value, Ranged):
-        yield value.value is not None
-    elif isinstance(value, (Histogram, QuantileBand)):
-        yield value.n > 0
-    elif isinstance(value, Epoch):
-        yield any(
-            getattr(value, name) is not None
-            for name in type(value).model_fields
-            if name not in ("epoch", "lr")
-        )
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _measured_parts(item)
-    elif isinstance(value, Shown):
-        for name in type(value).model_fields:
-            yield from _measured_parts(getattr(value, name))
-
-
-# --- numbers with their intervals ------------------------------------------------------------------------
-
-
-class Ranged(Shown):
-    """A number with its interval; None where nothing was measured. An interval has both ends or none."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @model_validator(mode="after")
-    def _interval_has_two_ends(self) -> Self:
-        one = (self.low is None) != (self.high is None)
-        _refuse(one, "an interval has two ends or none")
-        if self.low is not None and self.high is not None:
-            _refuse(self.low > self.high, f"the interval [{self.low}, {self.high}] is upside down")
-        return self
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Both ends, or None."""
-        return None if self.low is None or self.high is None else (self.low, self.high)
-
-
-class Counted(Ranged):
-    """A share k of n. `sufficient` is False where too few (effective) rows stand behind it."""
-
-    k: int = Field(ge=0)
-    n: int = Field(ge=0)
-    sufficient: bool = True
-
-    @model_validator(mode="after")
-    def _k_is_part_of_n(self) -> Self:
-        _refuse(self.k > self.n, f"k = {self.k} of n = {self.n}")
-        shares = [v for v in (self.value, self.low, self.high) if v is not None]
-        _refuse(any(not 0.0 <= v <= 1.0 for v in shares), "a share lies between 0 and 1")
-        return self
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is a value with enough behind it."""
-        return self.sufficient and self.value is not None
-
-
-class Binning(Shown):
-    """The bins of one quantity by their edges; None at the first or last place leaves that end open."""
-
-    quantity: str = Field(min_length=1)
-    unit: str = ""
-    edges: tuple[float | None, ...] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _edges_rise(self) -> Self:
-        inner = self.edges[1:-1]
-        known = [edge for edge in self.edges if edge is not None]
-        _refuse(None in inner, f"{self.quantity}: only the first and the last edge may be open")
-        _refuse(any(a >= b for a, b in pairwise(known)), f"{self.quantity}: edges must rise")
-        return self
-
-    @property
-    def size(self) -> int:
-        """How many bins there are."""
-        return len(self.edges) - 1
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """What stands at each edge; an open end is infinity."""
-        text = ["∞" if edge is None else f"{edge:.4g}" for edge in self.edges]
-        if self.edges[0] is None:
-            text[0] = "\N{MINUS SIGN}∞"
-        return tuple(text)
-
-
-class Fit(Shown):
-    """A smooth line with its band, as points; `method` says what was fitted and what the band is."""
-
-    x: Rates
-    value: Rates
-    low: Rates
-    high: Rates
-    method: str
-
-    @model_validator(mode="after")
-    def _is_a_band(self) -> Self:
-        same = len({self.x.shape, self.value.shape, self.low.shape, self.high.shape}) == 1
-        finite = same and bool(np.isfinite([self.x, self.value, self.low, self.high]).all())
-        _refuse(
-            not finite or self.x.size < 2, "a fit needs as many finite x, value, low and high, two or more"
-        )
-        _refuse(bool((np.diff(self.x) <= 0).any()), "the x of a fit must rise")
-        _refuse(bool((self.low > self.high).any()), "a band's low end lies above its high end")
-        return self
-
-
-class Histogram(Shown):
-    """Counts between rising edges, under a label. n is of all rows, those outside the edges too."""
-
-    label: str
-    edges: Rates
-    counts: tuple[int, ...] = Field(min_length=1)
-    n: int
-    origin: Origin
-
-    @model_validator(mode="after")
-    def _counts_fit(self) -> Self:
-        _refuse(
-            self.edges.shape != (len(self.counts) + 1,), f"'{self.label}' needs one edge more than counts"
-        )
-        rising = bool(np.isfinite(self.edges).all() and (np.diff(self.edges) > 0).all())
-        _refuse(not rising, f"the edges of '{self.label}' must be finite and rise")
-        _refuse(min(self.counts) < 0, f"a count of '{self.label}' is negative")
-        _refuse(sum(self.counts) > self.n, f"'{self.label}' counts {sum(self.counts)} of {self.n} rows")
-        return self
-
-    @property
-    def density(self) -> Float[np.ndarray, " bin"]:
-        """Share of all rows per unit of the quantity; 0 where there are none."""
-        widths = np.diff(self.edges)
-        density: Float[np.ndarray, " bin"] = np.array(self.counts, np.float64) / (max(self.n, 1) * widths)
-        return density
-
+from darkhaloscope.contracts.checks import Finding
+from darkhaloscope.report.parts import (
+    Binning,
+    Counted,
+    Fit,
+    Histogram,
+    Origin,
+    PixelCube,
+    PixelCubes,
+    Ranged,
+    Rates,
+    Shown,
+    refuse,
+)
 
 # --- training and ranking --------------------------------------------------------------------------------
 
@@ -289,6 +39,12 @@ class Epoch(Shown):
     select_auroc: float | None = None
     select_core_masked_auroc: float | None = None
     lr: float | None = None
+
+    @property
+    def has_number(self) -> bool:
+        """Whether a loss or an AUROC was measured."""
+        told = (self.train_loss, self.select_loss, self.select_auroc, self.select_core_masked_auroc)
+        return any(number is not None for number in told)
 
 
 class History(Shown):
@@ -315,7 +71,7 @@ class RocCurve(Shown):
     @model_validator(mode="after")
     def _is_a_curve(self) -> Self:
         wrong = self.fpr.shape != self.tpr.shape or not np.isfinite([self.fpr, self.tpr]).all()
-        _refuse(wrong, f"ROC '{self.label}' needs as many finite false as true positive rates")
+        refuse(wrong, f"ROC '{self.label}' needs as many finite false as true positive rates")
         return self
 
 
@@ -392,7 +148,7 @@ class SelectionMap(Shown):
     def _cells_fill_the_bins(self) -> Self:
         found = {len(row) for row in self.cells}
         wrong = len(self.cells) != self.y.size or found != {self.x.size}
-        _refuse(
+        refuse(
             wrong, f"{self.y.size} rows of {self.x.size} cells are needed, {len(self.cells)} of {found} given"
         )
         return self
@@ -427,7 +183,7 @@ class SelectionCurve(Shown):
     @model_validator(mode="after")
     def _logs_exist(self) -> Self:
         low = [p.x for p in self.points] + ([] if self.fit is None else [float(self.fit.x[0])])
-        _refuse(self.log_x and min(low) <= 0, f"'{self.label}': a logarithmic axis needs x above 0")
+        refuse(self.log_x and min(low) <= 0, f"'{self.label}': a logarithmic axis needs x above 0")
         return self
 
 
@@ -490,7 +246,7 @@ class AblationBars(Shown):
     @model_validator(mode="after")
     def _same_arms(self) -> Self:
         named = {tuple(arm.arm for arm in endpoint.arms) for endpoint in self.endpoints}
-        _refuse(len(named) > 1, "every endpoint of an ablation needs the same arms in the same order")
+        refuse(len(named) > 1, "every endpoint of an ablation needs the same arms in the same order")
         return self
 
     @property
@@ -524,10 +280,15 @@ class QuantileBand(Shown):
         parts = (self.x, self.low, self.median, self.high)
         same = len({part.shape for part in parts}) == 1
         finite = same and self.x.size > 1 and bool(np.isfinite(parts).all())
-        _refuse(not finite, f"'{self.label}' needs as many finite x, low, median and high, two or more")
+        refuse(not finite, f"'{self.label}' needs as many finite x, low, median and high, two or more")
         ordered = bool(((self.low <= self.median) & (self.median <= self.high)).all())
-        _refuse(not ordered, f"the quantiles of '{self.label}' cross")
+        refuse(not ordered, f"the quantiles of '{self.label}' cross")
         return self
+
+    @property
+    def has_number(self) -> bool:
+        """Whether a row stands behind it."""
+        return self.n > 0
 
 
 class Profile(Shown):

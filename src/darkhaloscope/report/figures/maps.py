@@ -31,14 +31,8 @@ from darkhaloscope.report.figures.canvas import (
     note,
     points_of,
 )
-from darkhaloscope.report.values import (
-    Binning,
-    Counted,
-    Distribution,
-    Profile,
-    Realism,
-    SelectionMap,
-)
+from darkhaloscope.report.parts import Binning, Counted
+from darkhaloscope.report.values import Distribution, Profile, Realism, SelectionMap
 
 COLOURS = "cividis"
 """One lightness and one hue axis, alike without red-green vision (Nunez, Anderton & Renslow 2018)."""

@@ -35,6 +35,7 @@ from darkhaloscope.report.figures.canvas import (
     note,
     points_of,
 )
+from darkhaloscope.report.parts import Ranged
 from darkhaloscope.report.values import (
     AblationBars,
     Arm,
@@ -44,7 +45,6 @@ from darkhaloscope.report.values import (
     ContaminantRates,
     Endpoint,
     Gates,
-    Ranged,
 )
 
 NAME_ROOM = 84.0
