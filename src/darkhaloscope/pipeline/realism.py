@@ -37,7 +37,7 @@ METHOD = "logistic probe, five folds by host, five times; influence of hosts, St
 WHAT = {
     "r0": "mock lenses, halves",
     "r1": "hosts against hosts",
-    "r2": "no flux against controls",
+    "r2": "sham against control",
     "r3": "matched lenses",
     "r4": "matched, arcs alone",
     "r5": "another source family",
@@ -151,7 +151,11 @@ def distributions(run: Results, told: Told) -> Realism | None:
             if sum(d.counts)
         )
         if samples:
-            panels.append(Distribution(quantity=QUANTITIES[quantity], unit=each[0].unit, samples=samples))
+            panels.append(
+                Distribution(
+                    quantity=QUANTITIES[quantity], unit=each[0].unit.replace("^2", "²"), samples=samples
+                )
+            )
     return Realism(panels=tuple(panels)) if panels else None
 
 
