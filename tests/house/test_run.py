@@ -14,6 +14,7 @@ from PIL import Image
 
 from darkhaloscope.contracts.store import local_writer, open_dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS
+from darkhaloscope.evaluation.selection_function import SelectionFunction
 from darkhaloscope.stamps.stamp import decode_planes, encode_planes
 
 pytestmark = pytest.mark.slow
@@ -148,9 +149,31 @@ def test_report_writes_a_papers_files_from_what_is_committed_the_same_bytes_twic
         "key_numbers.tex",
     } <= drawn
     assert index["absent"]["figures/lenses"] == "no real lens was scored"
-    assert not any("real" in path for path in index["files"])
+    assert not any("real" in path.replace("realism", "") for path in index["files"])
     named = {manifest for about in index["files"].values() for manifest in about["manifests"]}
     assert named <= set(fingerprints(out).values())
+
+
+def test_the_selection_function_of_a_run_counts_its_test_arcs(undisturbed, report):
+    out, _ = undisturbed
+    found = SelectionFunction.load(out / "results" / "selection_function.fits")
+    n = sum(cell["n"] for cell in report["completeness"]["bins"])
+    assert found.meta.n == n > 0
+    assert found.meta.checkpoint == checkpoint(out)
+    assert set(found.meta.manifests) <= set(fingerprints(out).values())
+    rows = [row for row in found.cells.to_pylist() if row["by"] == "theta_e_arcsec"]
+    assert sum(row["n"] for row in rows) == n
+    assert all(sum(p["n"] for p in curve["points"]) == n for curve in report["selection_curves"])
+    assert {curve["quantity"] for curve in report["selection_curves"]} >= {"Einstein radius"}
+
+
+def test_what_is_told_of_realism_is_kept_and_never_called_real(undisturbed, report):
+    out, _ = undisturbed
+    told = json.loads((out / "results" / "realism.json").read_text())["told"]
+    names = {m["name"] for m in told["measured"]}
+    assert {"mock_realism_sim_r3_physical", "mock_realism_sim_r3_task_perp"} <= names
+    assert not any(name.startswith(("real_", "anchor_")) for name in names)
+    assert names <= {m["name"] for m in json.loads((out / "results" / "metrics.json").read_text())}
 
 
 def test_a_preview_draws_the_arms_on_the_runs_own_sky(undisturbed, typed, tiny, tmp_path):
