@@ -14,7 +14,8 @@ from darkhaloscope.contracts.measured import ArcDomain, Measured
 from darkhaloscope.evaluation.recovery import Recovery
 from darkhaloscope.evaluation.samples import Run
 from darkhaloscope.gates.detection import OperatingPoint
-from darkhaloscope.stats import Draws, Estimate, effective_n
+from darkhaloscope.injection.population import effective_sample_size
+from darkhaloscope.stats import Draws, Estimate
 from darkhaloscope.stats.resampling import Counts, intervals
 from darkhaloscope.stats.rows import Vector
 
@@ -92,7 +93,7 @@ def _average(recovery: Recovery, prior: Prior, run: Run, threshold: OperatingPoi
     if not weights.sum() > 0:
         none = Estimate(None, None, None, len(recovery), 0, "none", "no arc was drawn from such a population")
         return run.measured(name, none, recovery.domain, ArcDomain.SIM)
-    ess = effective_n(weights)
+    ess = effective_sample_size(weights)
     estimate = weighted_share(recovery, weights, run.seed, run.protocol.statistics.bootstrap)
     withheld = "" if threshold.enough else "too few negatives set the threshold"
     if ess < LEAST_ESS:
@@ -137,7 +138,7 @@ def _sensitivity(recovery: Recovery, run: Run, threshold: OperatingPoint) -> Mea
         return run.measured(name, none, recovery.domain, ArcDomain.SIM)
     draws = Draws(run.seed, run.protocol.statistics.bootstrap)
     found = _over_cells(recovery, [bright, faint], lambda c: (c[1] - c[0]) / (2 * TILT), draws)
-    lacking = min(effective_n(w) for w in (bright, faint))
+    lacking = min(effective_sample_size(w) for w in (bright, faint))
     withheld = "" if lacking >= LEAST_ESS else f"effective sample size {lacking:.0f}, needs {LEAST_ESS:.0f}"
     detail = f"per dex per mag of the counts' slope; {threshold.text}"
     return run.measured(name, found, recovery.domain, ArcDomain.SIM, withheld=withheld, detail=detail)

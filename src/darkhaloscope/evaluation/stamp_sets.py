@@ -14,6 +14,7 @@ from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain
 from darkhaloscope.dataset.pixels import centres, decode_column
 from darkhaloscope.evaluation.representations import PerRow, Pixels
+from darkhaloscope.evaluation.samples import depth_mag
 from darkhaloscope.stamps.stamp import decode_planes
 from darkhaloscope.survey.release import BANDS, to_magnitude
 
@@ -131,7 +132,7 @@ class StampSet:
 def host_facts(rows: pa.Table) -> dict[str, PerRow]:
     """HOST_FACTS of STAMPS rows. Of a real lens, the Tractor's fluxes may hold light of its arc."""
     mags = {band: to_magnitude(_numbers(rows, f"flux_{band}")) for band in BANDS}
-    depth = _known(_numbers(rows, "psfdepth_r"))
+    depth = _numbers(rows, "psfdepth_r")
     return {
         "z": _numbers(rows, "z"),
         "mag_r": mags["r"],
@@ -139,18 +140,18 @@ def host_facts(rows: pa.Table) -> dict[str, PerRow]:
         "r_z": mags["r"] - mags["z"],
         "size_arcsec": _numbers(rows, "shape_r"),
         "psf_fwhm_arcsec": _known(_numbers(rows, "psfsize_r")),
-        "depth_mag": to_magnitude(5.0 / np.sqrt(depth)),
+        "depth_mag": depth_mag(depth),
     }
 
 
 def _facts_of_pairs(rows: pa.Table, hosts: pa.Table | None, name: str) -> dict[str, PerRow]:
     if hosts is None:
-        depth = _known(_numbers(rows, "psfdepth_r"))
+        depth = _numbers(rows, "psfdepth_r")
         unknown = {fact: np.full(rows.num_rows, np.nan) for fact in HOST_FACTS}
         seeing = _known(_numbers(rows, "psf_fwhm_arcsec"))
         return unknown | {
             "psf_fwhm_arcsec": seeing,
-            "depth_mag": to_magnitude(5.0 / np.sqrt(depth)),
+            "depth_mag": depth_mag(depth),
         }
     at = pc.index_in(rows.column("target_id"), value_set=hosts.column("target_id").combine_chunks())
     if at.null_count:

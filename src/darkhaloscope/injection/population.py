@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from darkhaloscope.contracts.config import Frozen, tagged
+from darkhaloscope.stats import effective_n
 from darkhaloscope.survey.distributions import Normal, Uniform, normal, uniform
 from darkhaloscope.survey.priors import Cosmology, Deflectors
 
@@ -292,7 +293,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
     if not w.size or not np.all(np.isfinite(w)) or np.any(w < 0.0) or not np.any(w > 0.0):
         message = "weights must be finite and not negative, one of them at least above zero"
         raise ValueError(message)
-    return float(np.sum(w) ** 2 / np.sum(w**2))
+    return effective_n(w)
 
 
 @dataclass(frozen=True, eq=False)

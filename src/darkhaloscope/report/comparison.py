@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.evaluation.ablation import Comparison, Row, Verdict
 from darkhaloscope.report.numbers import measured_text
 from darkhaloscope.report.parts import domain_tag
+from darkhaloscope.report.report import templates
 
 NAME = "master_comparison"
 
@@ -288,13 +288,7 @@ def caption(table: MasterTable) -> str:
 
 def render_html(table: MasterTable) -> str:
     """The table as one page, UTF-8, self-contained; every text is escaped by the template."""
-    world = Environment(
-        loader=PackageLoader("darkhaloscope.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    world = templates()
     world.filters.update(measured=measured_text, p=p_text)
     found = table.comparison
     page = world.get_template("comparison.html").render(

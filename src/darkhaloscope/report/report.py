@@ -76,15 +76,20 @@ def report_json(results: RunResults) -> dict[str, Any]:
     }
 
 
-def render_report(results: RunResults) -> str:
-    """The page as HTML text, UTF-8, self-contained."""
-    world = Environment(
+def templates() -> Environment:
+    """The room's templates: every text is escaped, a name that is not there is an error."""
+    return Environment(
         loader=PackageLoader("darkhaloscope.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_report(results: RunResults) -> str:
+    """The page as HTML text, UTF-8, self-contained."""
+    world = templates()
     world.filters.update(
         count=grouped,
         measured=measured_text,
