@@ -1,6 +1,6 @@
 """Closure through a real finder: a known population of lenses comes back from what the finder finds of it.
 
-    python -W ignore -m benchmarks.closure RUN --out FOLDER [--repeats 3] [--bricks 600] [--json]
+    python -W ignore -m benchmarks.closure RUN --out FOLDER [--repeats 3] [--bricks 600] [--workers 2]
 
 RUN is the folder of a finished run. Each repeat paints a sky, puts lenses of nature's population into its
 galaxies (velocity dispersions and volumes, sources by their counts), lets the run's network find them at its
@@ -11,7 +11,9 @@ population, in a second sky: so that no two pulls share an error. The truth is c
 
 import argparse
 import json
-from collections.abc import Iterator
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,32 +39,28 @@ EDGES = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
 FIRST_SEED, APART = 9000, 500
 
 
-def injected(
-    run: Results, seed: int, prior: str, *, bricks: int, out: Path, workers: int
-) -> tuple[Dataset, pa.Table]:
+def injected(run: Results, seed: int, prior: str, *, bricks: int, out: Path) -> tuple[Dataset, pa.Table]:
     """Lenses in a sky of their own, and the scores of the run's network."""
     survey = run.experiment.survey
     rows = plan_bricks(seed, bricks, survey.targets_per_brick, priors=survey.priors, anchors=0)
     job = {"job": "plan_bricks", "seed": seed, "rows": rows.num_rows}
     plan = write_rows(local_writer(out / "bricks", BRICKS), rows, shard_rows=survey.bricks_per_shard, job=job)
     harvest = HarvestSky(seed=seed, priors=survey.priors, size=survey.size)
-    sky = run_local(harvest, plan, local_writer(out / "sky", harvest.writes), workers=workers)
+    sky = run_local(harvest, plan, local_writer(out / "sky", harvest.writes))
     recipe = run.recipe.model_copy(update={"theta_e_prior": prior})
     inject = Inject(recipe=recipe, seed=seed, draws_per_host=1)
-    lenses = run_local(inject, sky, local_writer(out / "lenses", inject.writes), workers=workers)
+    lenses = run_local(inject, sky, local_writer(out / "lenses", inject.writes))
     job = Score(checkpoint=str(run.trained.checkpoint_path), checkpoint_sha256=run.trained.checkpoint_sha256)
-    return lenses, run_local(job, lenses, local_writer(out / "scores", job.writes), workers=workers).read()
+    return lenses, run_local(job, lenses, local_writer(out / "scores", job.writes)).read()
 
 
-def repeat(run: Results, seed: int, bricks: int, out: Path, workers: int) -> dict[str, Any]:
+def repeat(run: Results, seed: int, bricks: int, out: Path) -> dict[str, Any]:
     """Numbers inferred and counted in one sky."""
     threshold = run.threshold
     if threshold is None:
         raise SystemExit("the run has no negatives that set a threshold")
-    lenses, scores = injected(run, seed, "population", bricks=bricks, out=out / "sky", workers=workers)
-    asked, answers = injected(
-        run, seed + APART, "uniform", bricks=bricks, out=out / "calibration", workers=workers
-    )
+    lenses, scores = injected(run, seed, "population", bricks=bricks, out=out / "sky")
+    asked, answers = injected(run, seed + APART, "uniform", bricks=bricks, out=out / "calibration")
     recovery = Recovery.of(answers, asked.read(TRUTH_COLUMNS), threshold.threshold)
     scored = scores.filter(pc.is_valid(scores.column("score")))
     theta, score = (np.asarray(scored.column(c).cast(pa.float64())) for c in ("theta_e_arcsec", "score"))
@@ -83,17 +81,16 @@ def repeat(run: Results, seed: int, bricks: int, out: Path, workers: int) -> dic
     }
 
 
-def results(folder: Path, out: Path, repeats: int, bricks: int, workers: int) -> Iterator[dict[str, Any]]:
-    """One row a repeat, made or read."""
+def row(folder: Path, out: Path, bricks: int, k: int) -> dict[str, Any]:
+    """One repeat, made or read."""
     run = Results(load_experiment(folder / "config.yaml"), folder)
-    for k in range(repeats):
-        path = out / f"{k}.json"
-        made_from = fingerprint([run.trained.checkpoint_sha256, run.test_rows, bricks, FIRST_SEED + k, APART])
-        held = json.loads(path.read_text()) if path.exists() else {}
-        if held.get("made_from") != made_from:
-            held = {"made_from": made_from} | repeat(run, FIRST_SEED + k, bricks, out / str(k), workers)
-            path.write_text(json.dumps(held, indent=1))
-        yield held
+    path = out / f"{k}.json"
+    made_from = fingerprint([run.trained.checkpoint_sha256, run.test_rows, bricks, FIRST_SEED + k, APART])
+    held = json.loads(path.read_text()) if path.exists() else {}
+    if held.get("made_from") != made_from:
+        held = {"made_from": made_from} | repeat(run, FIRST_SEED + k, bricks, out / str(k))
+        path.write_text(json.dumps(held, indent=1))
+    return dict(held)
 
 
 def main() -> None:
@@ -107,8 +104,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = list(results(given.run, given.out, given.repeats, given.bricks, given.workers))
-    pulls = np.array([row["pull"] for row in rows])
+    one = partial(row, given.run, given.out, given.bricks)
+    with ProcessPoolExecutor(given.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        rows = list(pool.map(one, range(given.repeats)))
+    pulls = np.array([found["pull"] for found in rows])
     told = {
         "repeats": rows,
         "pull_mean": float(pulls.mean()),
@@ -118,12 +117,12 @@ def main() -> None:
     if given.json:
         print(json.dumps(told))
         return
-    for row in rows:
-        print(f"seed {row['seed']}, {row['lenses']} lenses of theta_E 0.5 to 2.5 arcsec")
+    for found in rows:
+        print(f"seed {found['seed']}, {found['lenses']} lenses of theta_E 0.5 to 2.5 arcsec")
         for k, (low, high) in enumerate(pairwise(EDGES)):
             print(
-                f"  [{low:g}, {high:g})  true {row['true'][k]}, found {row['found'][k]}, "
-                f"inferred {row['inferred'][k]:.0f} +- {row['sigma'][k]:.0f}, pull {row['pull'][k]:+.2f}"
+                f"  [{low:g}, {high:g})  true {found['true'][k]}, found {found['found'][k]}, inferred "
+                f"{found['inferred'][k]:.0f} +- {found['sigma'][k]:.0f}, pull {found['pull'][k]:+.2f}"
             )
     print(f"pulls: mean {told['pull_mean']:+.2f}, sd {told['pull_sd']:.2f}, n={told['n']}")
 

@@ -149,7 +149,7 @@ class ModelStages(DataStages):
         some = select.take(range(min(len(select.keys), ONNX_STAMPS)))
         seen = self.scorer.card.preprocess.apply(some.stamp, some.x_center, some.y_center)
         path = self.models / "training" / "checkpoint.onnx"
-        export_onnx(self.scorer, path, seen)
+        export_onnx(self.scorer.on("cpu"), path, seen)
         return Path(path)
 
     @staticmethod
@@ -161,10 +161,17 @@ class ModelStages(DataStages):
 
     @cached_property
     def scorer(self) -> Any:
-        """The trained model as a `training.model.Scorer`."""
+        """The trained model as a `training.model.Scorer`, for the gates: on a GPU where there is one.
+
+        Committed scores are the CPU's whatever there is.
+        """
+        import torch
+
         from darkhaloscope.training.model import load_checkpoint
 
-        return load_checkpoint(self.trained.checkpoint_path, sha256=self.trained.checkpoint_sha256)
+        found = load_checkpoint(self.trained.checkpoint_path, sha256=self.trained.checkpoint_sha256)
+        wanted = self.experiment.training.accelerator != "cpu" and torch.cuda.is_available()
+        return found.on("cuda") if wanted else found
 
     def refuse_other_data(self) -> None:
         """DataError unless the network was trained on this run's pairs and splits, so not on test rows."""

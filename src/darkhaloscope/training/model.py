@@ -4,11 +4,13 @@ A checkpoint holds tensors and one JSON text, so that it loads with ``weights_on
 run. The same training gives the same bytes, so the file's SHA-256 names the model.
 """
 
+import copy
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -213,6 +215,10 @@ class Scorer:
     card: Card
     sha256: str
 
+    def on(self, device: str) -> "Scorer":
+        """The same model on another device, "cpu" or "cuda", in full float32 there too."""
+        return replace(self, model=copy.deepcopy(self.model).to(device))
+
     def logits(
         self,
         stamps: Float[np.ndarray, "n band y x"],
@@ -256,7 +262,7 @@ class Scorer:
                 part = slice(start, start + MICRO_BATCH)
                 seen = self.card.preprocess.apply(stamps[part], x_center[part], y_center[part])
                 self._forward(seen)
-                out[part] = given.pop()[: len(seen)].numpy()
+                out[part] = given.pop()[: len(seen)].cpu().numpy()
         finally:
             hook.remove()
         return out
@@ -265,7 +271,7 @@ class Scorer:
     def head(self) -> tuple[Float[np.ndarray, "feature"], float]:
         """Weight and bias of the last linear layer, float64."""
         layer = self.model.head
-        weight = layer.weight.detach().numpy()[0].astype(np.float64)
+        weight = layer.weight.detach().cpu().numpy()[0].astype(np.float64)
         return weight, 0.0 if layer.bias is None else float(layer.bias.detach()[0])
 
     def _fits(self, stamps: Float[np.ndarray, "n band y x"]) -> None:
@@ -287,17 +293,32 @@ class Scorer:
         logits = self.logits(stamps, x_center, y_center, core_masked=core_masked).astype(np.float64)
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def _forward(self, seen: Float32[np.ndarray, "n band y x"]) -> Float32[np.ndarray, "n"]:
         padded = np.zeros((MICRO_BATCH, *seen.shape[1:]), np.float32)
         padded[: len(seen)] = seen
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with torch.inference_mode():
-                logits = self.model(torch.from_numpy(padded))
+            with torch.inference_mode(), _whole_float32():
+                logits = self.model(torch.from_numpy(padded).to(self._device))
         finally:
             torch.set_num_threads(threads)
-        return np.asarray(logits[: len(seen)].numpy())
+        return np.asarray(logits[: len(seen)].cpu().numpy())
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """No TF32, a GPU's default for convolutions: it has ten bits of mantissa."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, torch.Tensor], card: Card) -> str:
