@@ -12,6 +12,7 @@ population, in a second sky: so that no two pulls share an error. The truth is c
 import argparse
 import json
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -90,6 +91,7 @@ def row(folder: Path, out: Path, bricks: int, k: int) -> dict[str, Any]:
     if held.get("made_from") != made_from:
         held = {"made_from": made_from} | repeat(run, FIRST_SEED + k, bricks, out / str(k))
         path.write_text(json.dumps(held, indent=1))
+        shutil.rmtree(out / str(k))  # three gigabytes of pixels
     return dict(held)
 
 
