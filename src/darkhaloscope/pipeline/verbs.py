@@ -30,13 +30,10 @@ from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.pipeline.seeds import trained_seeds, write_seeds
 from darkhaloscope.pipeline.validate import SUMMARY as VALIDATION
 from darkhaloscope.pipeline.validate import Validation, tell
-from darkhaloscope.report.paper import write_paper
+from darkhaloscope.report.paper import PAPER, write_paper
 from darkhaloscope.report.report import write_report
 from darkhaloscope.report.run import RunResults, Verdict
 from darkhaloscope.runners.local import run_local
-
-PAPER = "paper"
-"""Folder of a run that holds a paper's figures and tables."""
 
 
 class Outcome(NamedTuple):
