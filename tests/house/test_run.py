@@ -64,6 +64,8 @@ def test_a_run_ends_with_a_report_and_the_exit_code_of_its_verdict(undisturbed, 
     assert page.rstrip().endswith("</html>")
     assert "Traceback" not in answer.err
     assert str(out / "report.html") in answer.last
+    assert (out / "paper" / "index.json").exists()
+    assert f"figures and tables: {out / 'paper' / 'index.json'}" in answer.err
 
 
 def test_every_figure_names_manifests_that_stand_in_the_run(undisturbed, report):

@@ -31,7 +31,7 @@ _PAIR_COLUMNS = (
 )  # fmt: skip
 
 NATURE = "mock anchors"
-METHOD = "logistic probe, five folds by host, five times; influence of hosts, Student's t"
+METHOD = "logistic probe, five folds by host, five times; 95 % by the influence of hosts, Student's t"
 WHAT = {
     "r0": "mock lenses, halves",
     "r1": "hosts against hosts",
