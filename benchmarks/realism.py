@@ -15,9 +15,10 @@ import pyarrow as pa
 from darkhaloscope.contracts.measured import ArcDomain
 from darkhaloscope.contracts.protocol import load_protocol
 from darkhaloscope.contracts.random import stream
-from darkhaloscope.evaluation.arc_light import arc_region, deflector_model
+from darkhaloscope.evaluation.arc_light import arc_region, deflector_model, measure_arcs
+from darkhaloscope.evaluation.arc_turns import bright_region, snr_among_turns
 from darkhaloscope.evaluation.comparisons import Populations, light_of
-from darkhaloscope.evaluation.realism import realism
+from darkhaloscope.evaluation.realism import STANDS_OUT, realism
 from darkhaloscope.evaluation.representations import Physical
 from darkhaloscope.evaluation.samples import Run
 from darkhaloscope.evaluation.separation import separate
@@ -73,6 +74,7 @@ def light_table(p: Populations) -> None:
     left = noise - deflector_model(noise, s.invvar, s.x_center, s.y_center)
     positive = (np.maximum(left, 0) * used).sum(axis=(2, 3)) / errors
     print(f"| noise alone, sum of max(residual, 0), r | {_told(positive[:, 1])} |")
+    turned_table(p, {"noise alone": noise, "galaxies without an arc": controls.stamps, "arcs": s.stamps})
     truth = ((s.stamps - controls.stamps) * used).sum(axis=(2, 3))
     kept = ((s.stamps - deflector_model(s.stamps, s.invvar, s.x_center, s.y_center)) * used).sum(axis=(2, 3))
     direct = (truth / errors).sum(axis=1)
@@ -80,6 +82,27 @@ def light_table(p: Populations) -> None:
     print(
         f"share of the brightest quarter's light left: {np.median((kept / truth)[bright], axis=0).round(2)}"
     )
+
+
+def turned_table(p: Populations, pixels: dict[str, np.ndarray]) -> None:
+    """The S/N of the arcs' own regions by both nulls, for those that are no rings."""
+    s, region = p.injected, bright_region(p.injected.arcs)
+    centre = (s.x_center, s.y_center)
+    for name, stamps in pixels.items():
+        turned = snr_among_turns(stamps, s.invvar, *centre, region, seed=SEED, keys=s.keys).snr
+        known = np.isfinite(turned)
+        far = measure_arcs(stamps, s.invvar, *centre, region).snr
+        left = np.maximum(stamps - deflector_model(stamps, s.invvar, *centre), 0)
+        used = region[:, None] & (s.invvar > 0)
+        variance = np.divide(1.0, s.invvar, out=np.zeros(s.invvar.shape), where=s.invvar > 0)
+        clipped = (left * used).sum(axis=(2, 3)) / np.sqrt((variance * used).sum(axis=(2, 3)))
+        for null, snr in (
+            ("turned", turned),
+            ("blank annuli", far),
+            ("max(residual, 0)", clipped.sum(1) / 3**0.5),
+        ):
+            seen = f"{(snr[known] > STANDS_OUT).mean():.2f} > {STANDS_OUT:g}"
+            print(f"| {name}, {null}, n = {known.sum()} of {len(known)} | {_told(snr[known])} | {seen} |")
 
 
 def _told(snr: np.ndarray) -> str:

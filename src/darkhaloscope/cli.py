@@ -157,7 +157,7 @@ def compare(
 ) -> None:
     """Arms against a reference, over their seeds: every endpoint with its interval, p and verdict.
 
-    Writes master_comparison.csv, .tex, .html and .json. Nothing is trained or scored.
+    Writes master_comparison.csv, .tex, .html and .json, and the figure into paper. Nothing is trained.
     """
     from darkhaloscope.pipeline.compare import compare_runs, say_comparison
 
@@ -204,12 +204,22 @@ def review(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or of a comparison.")
+    ],
 ) -> None:
-    """Write the report of a finished run again, and a paper's figures and tables into RUN/paper."""
-    from darkhaloscope.pipeline.verbs import report_again
+    """Write the report of a finished run again, and a paper's figures and tables into RUN/paper.
 
-    report_again(run_folder)
+    A comparison's table, page and figure are written again from its JSON.
+    """
+    from darkhaloscope.pipeline.compare import comparison_again, say_comparison
+    from darkhaloscope.pipeline.verbs import report_again
+    from darkhaloscope.report.comparison import holds_comparison
+
+    if holds_comparison(run_folder):
+        say_comparison(comparison_again(run_folder), run_folder)
+    else:
+        report_again(run_folder)
 
 
 @app.command()

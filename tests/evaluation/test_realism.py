@@ -21,6 +21,7 @@ from darkhaloscope.evaluation.arc_light import (
     measure_arcs,
     only_arcs,
 )
+from darkhaloscope.evaluation.arc_turns import bright_region, snr_among_turns
 from darkhaloscope.evaluation.comparisons import Comparators, Populations, light_of
 from darkhaloscope.evaluation.realism import QUANTILES, realism
 from darkhaloscope.evaluation.representations import Penultimate, Physical, perpendicular
@@ -428,6 +429,88 @@ def test_pure_noise_has_no_arc(sky):
     left = noise.stamps - deflector_model(noise.stamps, s.invvar, s.x_center, s.y_center)
     positive = (np.maximum(left, 0) * region).sum(axis=(2, 3)) / np.sqrt((region / s.invvar).sum(axis=(2, 3)))
     assert positive.mean() > 4
+
+
+def sectors(degrees, n=N):
+    """Parts of rings of 6 to 9 px, each at an angle of its own."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    r, angle = np.hypot(x, y), np.degrees(np.arctan2(y, x))
+    at = np.random.default_rng(5).uniform(0, 360, n)[:, None, None]
+    return (r >= 6) & (r < 9) & ((angle - at) % 360 <= degrees)
+
+
+def turned(pixels, s, region):
+    centre = (s.x_center, s.y_center)
+    return snr_among_turns(pixels, s.invvar, *centre, region, seed=1, keys=s.keys)
+
+
+@pytest.mark.parametrize("degrees", [30, 70])
+def test_pure_noise_stands_out_nowhere_on_its_ring(sky, degrees):
+    """Signed: 0 +- 1 whatever the extent. The positive part alone gives several sigma of nothing."""
+    s, region = sky.injected, sectors(degrees)
+    noise = noise_like(s)
+    found = turned(noise, s, region)
+    assert abs(found.snr.mean()) < 4 / np.sqrt(N)
+    assert 0.8 < found.snr.std() < 1.2
+    assert found.turns.min() > 80
+    left = noise - deflector_model(noise, s.invvar, s.x_center, s.y_center)
+    inside = region[:, None]
+    clipped = (np.maximum(left, 0) * inside).sum(axis=(2, 3)) / np.sqrt((inside / s.invvar).sum(axis=(2, 3)))
+    assert (clipped.sum(axis=1) / np.sqrt(3)).mean() > 2
+
+
+def test_a_ring_has_no_turned_null_and_says_so(sky):
+    found = turned(noise_like(sky.injected), sky.injected, sectors(360))
+    assert not found.turns.any()
+    assert np.isnan(found.snr).all()
+    some = sectors(360)
+    some[::2] = sectors(40)[::2]
+    mixed = turned(noise_like(sky.injected), sky.injected, some)
+    assert np.isfinite(mixed.snr[::2]).all()
+    assert np.isnan(mixed.snr[1::2]).all()
+    none = np.zeros_like(some)
+    assert np.isnan(turned(noise_like(sky.injected), sky.injected, none).snr).all()
+
+
+def test_what_is_left_of_the_deflector_is_in_the_turned_null_and_not_in_blank_annuli(sky):
+    """A quadrupole at the radius of the arcs, at any angle: structure, but no arc."""
+    s, region = sky.injected, sectors(40)
+    y, x = np.mgrid[:64, :64] - 31.5
+    phase = np.random.default_rng(6).uniform(0, 2 * np.pi, N)[:, None, None]
+    wave = np.exp(-(((np.hypot(x, y) - 7.5) / 2) ** 2)) * np.cos(2 * np.arctan2(y, x) - phase)
+    pixels = noise_like(s) + (1.5 * wave[:, None] / np.sqrt(s.invvar)).astype(np.float32)
+    far = measure_arcs(pixels, s.invvar, s.x_center, s.y_center, region).snr
+    here = turned(pixels, s, region).snr
+    assert far.std() > 3
+    assert here.std() < far.std() / 2
+
+
+def test_arcs_stand_out_by_their_light_and_a_row_s_angles_are_its_own(sky):
+    s = sky.injected
+    region = bright_region(s.arcs)
+    light = (s.arcs[:, 1] * region).sum(axis=(1, 2)) / s.arcs[:, 1].sum(axis=(1, 2))
+    assert ((light >= 0.8) & (light < 0.85)).all()
+    found = turned(s.stamps, s, region)
+    known = np.isfinite(found.snr)
+    assert 20 < known.sum() < N  # some are rings under the seeing
+    without = turned(sky.controls.stamps, s, region)
+    assert (found.snr > without.snr)[known].mean() > 0.9
+    assert np.median(found.snr[known]) > 3 > np.median(without.snr[known])
+    order = np.arange(N)[::-1]
+    back = turned(s.stamps[order], s.take(order), region[order])
+    np.testing.assert_allclose(back.snr[order], found.snr, rtol=1e-9)
+    assert (back.turns[order] == found.turns).all()
+
+
+def test_the_share_of_arcs_that_stand_out_is_told_or_says_what_it_needs(whole, sky, run):
+    told = figure(whole, "realism_sim_arc_stands_out")
+    assert (told.status, told.host_domain, told.arc_domain) == (Status.PASS, HostDomain.SIM, ArcDomain.SIM)
+    assert told.low < told.value < told.high
+    assert f"{told.n} of {N} arcs are no ring" in told.detail
+    without = realism(replace(sky, injected=replace(sky.injected, arcs=None)), [], run)
+    told = figure(without, "realism_sim_arc_stands_out")
+    assert (told.status, told.value) == (Status.NOT_EVALUATED, None)
+    assert "needs the noiseless arcs" in told.detail
 
 
 def test_hosts_without_arcs_have_hardly_any_and_arcs_are_measured_in_order(sky):

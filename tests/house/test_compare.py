@@ -11,11 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from tests.evaluation.scored_arms import lookalikes, split
+from tests.report import layout
 
 from darkhaloscope.contracts.store import local_writer, open_dataset, write_rows
 from darkhaloscope.contracts.tables import SCORES, SPLITS
 from darkhaloscope.pipeline.experiment import claim, load_experiment
-from darkhaloscope.report.comparison import COLUMNS, latex
+from darkhaloscope.report.arm_bars import arm_bars, decides
+from darkhaloscope.report.captions import caption
+from darkhaloscope.report.comparison import COLUMNS, latex, read_comparison
+from darkhaloscope.report.figures import ablation
 
 PLACES = {"train": (1000, 200, -1000), "calib": (100, 400, 1000), "test": (0, 400, 0)}
 """Of each split: the sky its rows are drawn on, its arcs, its first cell."""
@@ -278,6 +282,117 @@ def test_the_json_holds_all_of_it(made):
 def test_the_test_split_is_opened_in_writing(made, runs):
     opened = json.loads((runs["full"] / "results" / "test_opened.json").read_text())
     assert [entry["reason"] for entry in opened] == [f"network of seed {n} of this run" for n in (42, 43, 44)]
+
+
+# --- the figure ------------------------------------------------------------------------------------------
+
+
+def bars_of(out):
+    table = read_comparison(out)
+    return arm_bars(table.comparison, table.deciding)
+
+
+def test_the_figure_shows_the_deciding_differences_as_the_table_has_them(made):
+    out, _ = made
+    bars, rows = bars_of(out), rows_of(out)
+    assert [e.quantity for e in bars.endpoints] == [
+        "difference in auroc_synth",
+        "difference in tpr_at_fpr_001_synth",
+    ]
+    assert any(text.startswith("anchor_recall_at_k (no such rows") for text in bars.lacking)
+    for endpoint in bars.endpoints:
+        assert (endpoint.reference, endpoint.least) == (0.0, 0.02)
+        for arm in endpoint.arms:
+            row = rows[arm.arm, endpoint.quantity.removeprefix("difference in ")]
+            assert arm.n == int(row["n"])
+            if row["verdict"] in ("reference", "not evaluated"):
+                assert (arm.value, arm.verdict) == (None, "")
+                assert arm.remark
+            else:
+                told = (arm.value, arm.low, arm.high)
+                assert told == pytest.approx([float(row[f"delta{end}"]) for end in ("", "_low", "_high")])
+                assert arm.verdict == row["verdict"]
+                assert sum(seed.value for seed in arm.seeds) / 3 == pytest.approx(arm.value)
+    assert {arm.arm: arm.remark for arm in bars.endpoints[0].arms}[NASTY] == "one seed, needs 3"
+
+
+def test_the_figure_is_a_paper_with_captions_hashes_and_manifests(made):
+    out, _ = made
+    index = json.loads((out / "paper" / "index.json").read_text())
+    assert set(index["files"]) == {"figures/ablation.pdf", "figures/ablation.png", "captions.tex"}
+    for name, entry in index["files"].items():
+        assert hashlib.sha256((out / "paper" / name).read_bytes()).hexdigest() == entry["sha256"]
+        assert set(rows_of(out)["ablate_minimal", "auroc_synth"]["manifests"].split()) <= set(
+            entry["manifests"]
+        )
+    told = caption(bars_of(out))
+    for words in ("95 %: cluster bootstrap", "and 3 seeds", "n = 1\N{NARROW NO-BREAK SPACE}500", "±0.02"):
+        assert words in told
+    assert f"Seeds 42 ({NASTY}); 42, 43, 44 (gen5_prime_full" in told
+    assert layout.faults(ablation(bars_of(out))) == []
+
+
+def test_the_page_shows_the_figure_itself(made):
+    out, _ = made
+    page = Page()
+    page.feed((out / "master_comparison.html").read_text())
+    images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert [image.partition(",")[0] for image in images] == ["data:image/svg+xml;base64"]
+
+
+def test_all_of_it_comes_again_from_the_json_alone(made, tmp_path, dhs):
+    out, _ = made
+    shutil.copy(out / "master_comparison.json", tmp_path)
+    answer = dhs("report", tmp_path)
+    assert answer.code == 0, answer.err
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+    held = json.loads((tmp_path / "master_comparison.json").read_text())
+    moved = next(row for row in held["comparison"]["rows"] if row["p_holm"] is not None)
+    moved["delta"]["value"] += 0.001
+    (tmp_path / "master_comparison.json").write_text(json.dumps(held))
+    assert dhs("report", tmp_path).code == 0
+    for name in ("paper/figures/ablation.png", "master_comparison.html"):
+        assert (tmp_path / name).read_bytes() != (out / name).read_bytes(), name
+    del held["deciding"]
+    (tmp_path / "master_comparison.json").write_text(json.dumps(held))
+    answer = dhs("report", tmp_path)
+    assert (answer.code, "deciding" in answer.last) == (2, True), answer.err
+
+
+def test_where_nothing_can_be_compared_the_figure_is_absent_with_its_reason(runs, tmp_path, dhs):
+    few = fake_run(tmp_path / "few", "gen7_hybrid", seeds=(42,), base=9)
+    for folders, why in (
+        ([runs["full"]], "there is one arm: nothing is compared"),
+        ([runs["full"], few], "auroc_synth (one seed, needs 3)"),
+    ):
+        out = tmp_path / f"of {len(folders)}"
+        assert dhs("compare", *folders, "--out", out).code == 0
+        index = json.loads((out / "paper" / "index.json").read_text())
+        assert why in index["absent"]["figures/ablation"]
+        assert not (out / "paper" / "figures").exists()
+        assert f"No figure: {index['absent']['figures/ablation']}." in (
+            out / "master_comparison.html"
+        ).read_text().replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_one"),
+    [
+        ("auroc_synth", True),
+        ("tpr_at_fpr_001_synth", True),
+        ("anchor_recall_at_100", True),
+        ("mock_anchor_recall_at_25", True),
+        ("auroc_synth_core_masked", False),
+        ("tpr_at_fpr_0001_synth", False),
+        ("mock_contaminant_fpr_ring_p50", False),
+        ("anchor_recall_at_k", False),
+    ],
+)
+def test_the_protocols_primary_metrics_decide_and_no_others(endpoint, is_one):
+    assert decides(endpoint, ("auroc_synth", "anchor_recall_at_k", "tpr_at_fpr_001")) is is_one
 
 
 # --- refusals --------------------------------------------------------------------------------------------

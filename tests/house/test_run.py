@@ -64,6 +64,8 @@ def test_a_run_ends_with_a_report_and_the_exit_code_of_its_verdict(undisturbed, 
     assert page.rstrip().endswith("</html>")
     assert "Traceback" not in answer.err
     assert str(out / "report.html") in answer.last
+    assert (out / "paper" / "index.json").exists()
+    assert f"figures and tables: {out / 'paper' / 'index.json'}" in answer.err
 
 
 def test_every_figure_names_manifests_that_stand_in_the_run(undisturbed, report):
@@ -174,6 +176,35 @@ def test_what_is_told_of_realism_is_kept_and_never_called_real(undisturbed, repo
     assert {"mock_realism_sim_r3_physical", "mock_realism_sim_r3_task_perp"} <= names
     assert not any(name.startswith(("real_", "anchor_")) for name in names)
     assert names <= {m["name"] for m in json.loads((out / "results" / "metrics.json").read_text())}
+
+
+def test_another_family_of_sources_stands_in_the_same_test_hosts(undisturbed, report):
+    out, _ = undisturbed
+    swapped, pairs = (open_dataset(out / name).read().to_pylist() for name in ("swapped-sky", "pairs-sky"))
+    own = {row["task_id"]: row for row in pairs}
+    splits = open_dataset(out / "splits-pairs-sky").read().to_pylist()
+    hosts = {row["host_id"] for row in splits if row["split"] == "test" and row["reject"] is None}
+    assert {row["host_id"] for row in swapped} == hosts
+    assert len(swapped) == len(hosts) > 10
+    for row in swapped:
+        mine = own[row["task_id"]]
+        assert (mine["recipe"], row["recipe"]) == ("sersic", "hybrid")
+        for name in (
+            "ctrl_stamp_npz",
+            "theta_e_arcsec",
+            "source_x_arcsec",
+            "source_mag_r",
+            "R_sersic_arcsec",
+        ):
+            assert row[name] == mine[name], name
+        assert row["stamp_npz"] != mine["stamp_npz"]
+    told = json.loads((out / "results" / "realism.json").read_text())["told"]
+    r5 = next(m for m in told["measured"] if m["name"] == "realism_sim_r5_physical")
+    assert r5["n"] == 2 * len(hosts)
+    assert "in the smaller sample, needs 30" in r5["detail"]  # and no more that there are none
+    mark = fingerprints(out)["swapped-sky"]
+    assert mark in r5["manifests"]
+    assert mark in {entry["fingerprint"] for entry in report["manifests"]}
 
 
 def test_a_preview_draws_the_arms_on_the_runs_own_sky(undisturbed, typed, tiny, tmp_path):

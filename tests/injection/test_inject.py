@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from darkhaloscope.contracts.errors import StampError
@@ -7,7 +8,7 @@ from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, STAMPS
 from darkhaloscope.injection.draw import Host, draw
 from darkhaloscope.injection.imaging import add_to, shot_noise
-from darkhaloscope.injection.inject import Inject, MakeAnchors, host_gain, inject_arc
+from darkhaloscope.injection.inject import Inject, InjectTasks, MakeAnchors, host_gain, inject_arc
 from darkhaloscope.injection.recipe import Deflection, Recipe, Sources
 from darkhaloscope.stamps.stamp import Stamp, decode_planes, encode_mask, encode_planes
 from darkhaloscope.survey.distributions import Counts, Uniform
@@ -69,6 +70,18 @@ def test_draws_of_one_host_differ(hosts):
     both = Inject(seed=1, draws_per_host=2).run(hosts(2))
     assert both.column("task_id").to_pylist() == [f"host-{i:05d}#{k}" for i in range(2) for k in range(2)]
     assert len(set(column(both, "theta_e_arcsec"))) == 4
+
+
+def test_some_tasks_alone_come_out_as_among_all_of_them(hosts):
+    """The others are left out, hosts without a task too, and not one cell of the rest is another."""
+    both = Inject(seed=1, draws_per_host=2).run(hosts(5))
+    tasks = ("host-00004#0", "host-00001#1")
+    some = InjectTasks(seed=1, draws_per_host=2, tasks=tasks).run(hosts(5))
+    assert some.column("task_id").to_pylist() == ["host-00001#1", "host-00004#0"]
+    assert some.equals(both.filter(pc.is_in(both.column("task_id"), value_set=pa.array(tasks))))
+    none = InjectTasks(seed=1, draws_per_host=1, tasks=("host-00001#1",)).run(hosts(5))
+    assert none.num_rows == 0
+    assert none.schema.equals(PAIRED_STAMPS.schema)
 
 
 def test_sham_leaves_the_control_bit_for_bit(hosts):

@@ -7,15 +7,18 @@ from scipy import stats
 
 from darkhaloscope.contracts.config import fingerprint
 from darkhaloscope.injection.draw import Host, Truth, draw
+from darkhaloscope.injection.nuisance import Nuisances
 from darkhaloscope.injection.recipe import (
     Deflection,
     HybridShapes,
+    RealShapes,
     Recipe,
     SersicShapes,
     Sources,
     UnseenHost,
+    other_sources,
 )
-from darkhaloscope.survey.distributions import Normal, Rayleigh, Uniform
+from darkhaloscope.survey.distributions import Normal, Rayleigh, Uniform, log_normal
 from darkhaloscope.survey.release import to_magnitude
 
 SEEN = Host(z=0.5, light_q=0.75, light_phi_rad=0.4)
@@ -337,3 +340,25 @@ def test_slopes_are_drawn_where_the_arm_asks_for_them():
     slopes = [t.lens.gamma for t in draws(arm, n=300)]
     assert np.mean(slopes) == pytest.approx(2.08, abs=0.04)
     assert {t.lens.gamma for t in draws(n=5)} == {2.0}
+
+
+@pytest.mark.parametrize("mine", [Recipe(), Recipe(lineage="gen7", shapes=HybridShapes())])
+def test_another_family_of_sources_leaves_all_else_of_a_recipe_and_of_a_draw(mine):
+    other = other_sources(mine)
+    assert {mine.shapes.kind, other.shapes.kind} == {"sersic", "hybrid"}
+    assert other.model_copy(update={"shapes": mine.shapes, "lineage": mine.lineage}) == mine
+    assert fingerprint(other_sources(other)) == fingerprint(mine)  # and back
+    for k in range(40):
+        a, b = (draw(Host(), recipe, seed=1, task=f"t{k}") for recipe in (mine, other))
+        assert a.source != b.source
+        for name in ("lens", "z_lens", "z_source", "source_mag", "position", "size_arcsec"):
+            assert getattr(a, name) == getattr(b, name), name
+        assert (a.morphology.q, a.morphology.phi) == (b.morphology.q, b.morphology.phi)
+
+
+def test_another_family_keeps_what_the_smooth_light_was_set_to():
+    steep = SersicShapes(n_sersic=log_normal(2.0, 0.1, 1.0, 4.0))
+    assert other_sources(Recipe(shapes=steep)).shapes.n_sersic == steep.n_sersic
+    real = Recipe(shapes=RealShapes(catalog="nowhere"), imaging=Nuisances())
+    other = other_sources(real)
+    assert (other.shapes.kind, other.imaging) == ("sersic", real.imaging)

@@ -223,6 +223,40 @@ def ablation(arms=("full", "no hard negatives", "no core dropout", "unpaired", "
     return v.AblationBars(endpoints=made, reference_label="full")
 
 
+VERDICTS = ("equivalent", "significant", "inconclusive", "differs")
+
+
+def differences(
+    arms=("no hard negatives", "no core dropout", "minimal", "unpaired"), endpoints=3, least=0.02
+):
+    """Arms less a reference; one arm with a single seed stands last."""
+    about = ("auroc_synth", "tpr_at_fpr_001_synth", "mock_anchor_recall_at_100", "a", "b")[:endpoints]
+    made = []
+    for k, name in enumerate(about):
+        rows = [v.Arm(arm="full", n=1500, seeds=seeds_of(), remark="0.931 [0.921, 0.941]")]
+        for i, arm in enumerate(arms):
+            each = rng(f"{name}{arm}").normal(-0.02 * i * (k + 1), 0.01, 3)
+            middle, half = each.mean(), 4.3 * each.std(ddof=1) / np.sqrt(3)
+            ends = {"value": middle, "low": middle - half, "high": middle + half}
+            rows.append(v.Arm(arm=arm, n=1500, seeds=seeds_of(each), verdict=VERDICTS[(i + k) % 4], **ends))
+        rows.append(v.Arm(arm="gen7", n=1500, seeds=seeds_of()[:1], remark="one seed, needs 3"))
+        made.append(
+            v.Endpoint(
+                quantity=f"difference in {name}",
+                arms=rows,
+                reference=0.0,
+                least=least,
+                method="95 %: bootstrap of cells, and 3 seeds",
+                origin=SIM,
+            )
+        )
+    return v.AblationBars(endpoints=made, reference_label="full", lacking=("a (too few rows)",))
+
+
+def seeds_of(values=(None, None, None)):
+    return tuple(v.SeedValue(seed=seed, value=x) for seed, x in zip((42, 43, 44), values, strict=True))
+
+
 def histogram(label, centre, origin, n=500, *, bins=24, edges=(0.0, 4.0)):
     counts, edges = np.histogram(rng(label).normal(centre, 0.5, n), np.linspace(*edges, bins + 1))
     return v.Histogram(label=label, edges=edges, counts=tuple(counts), n=n, origin=origin)
@@ -363,7 +397,7 @@ def typical():
         "selection_curves": selection_curves(),
         "reliability": reliability(),
         "contaminants": contaminants(),
-        "ablation": ablation(),
+        "ablation": differences(),
         "realism": realism(),
         "comparators": comparators(),
     }
@@ -474,7 +508,7 @@ def extreme():
         ),
         "reliability": reliability([f"{LONG} {i}" for i in range(7)], 50),
         "contaminants": contaminants(MANY, 1_000_000, (0.1, 0.5, 0.7, 0.9)),
-        "ablation": ablation([f"{LONG} {i}" for i in range(12)], 5),
+        "ablation": differences([f"{LONG} {i}" for i in range(12)], 5, 1e-9),
         "realism": v.Realism(
             panels=[
                 v.Distribution(

@@ -21,7 +21,7 @@ from darkhaloscope.report.captions import caption
 from darkhaloscope.report.catalogue import KINDS
 from darkhaloscope.report.figures import canvas
 from darkhaloscope.report.figures.curves import MOST_MARKS
-from darkhaloscope.report.figures.rows import no_hits_bound
+from darkhaloscope.report.figures.rows import VERDICT_LOOKS, no_hits_bound
 from darkhaloscope.stamps.rgb import stamp_png, viewer_rgb
 from darkhaloscope.stats.counts import upper_bound_no_hits
 
@@ -456,6 +456,60 @@ def test_bars_of_an_ablation_begin_at_the_reference_and_every_seed_is_a_point():
             assert bar.get_x() + bar.get_width() == pytest.approx(arm.value)
         points = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 2]
         assert points == [seed.value for arm in endpoint.arms for seed in arm.seeds]
+
+
+@pytest.mark.parametrize("arms", [1, 2, 10])
+def test_differences_read_well_with_few_arms_and_many(arms):
+    value = shown.differences([f"arm_{k}_of_an_ablation" for k in range(arms)])
+    figure = draw("ablation", value)
+    assert layout.faults(figure) == []
+    assert layout.unnamed_axes(figure) == []
+    texts = [text.get_text() for text, _ in layout.texts_of(figure)]
+    assert texts.count("one seed, needs 3") == 3
+    assert texts.count("0.931 [0.921, 0.941]") == 3
+
+
+def test_the_band_of_differences_is_the_least_that_counts_and_always_in_sight():
+    for least in (0.02, 0.5):
+        value = shown.differences(least=least)
+        for axes in draw("ablation", value).axes:
+            band = next(patch for patch in axes.patches if patch.get_height() == 1)
+            assert (band.get_x(), band.get_width()) == pytest.approx((-least, 2 * least))
+            low, high = axes.get_xlim()
+            assert low < -least < least < high
+
+
+def test_verdicts_differ_in_shape_and_in_colour_by_any_sight():
+    looks = [which for verdict, which in VERDICT_LOOKS.items() if verdict]
+    assert len({which.marker for which in looks}) == len(looks) == 4
+    assert nearest([which.colour for which in looks])[0] > DISTINCT
+
+
+def test_the_mark_of_a_difference_is_its_verdicts():
+    value = shown.differences()
+    for axes, endpoint in zip(draw("ablation", value).axes, value.endpoints, strict=True):
+        marks = {line.get_ydata()[0]: line.get_marker() for line in axes.lines if line.get_markersize() == 4}
+        judged = {-k: VERDICT_LOOKS[a.verdict].marker for k, a in enumerate(endpoint.arms) if a.verdict}
+        assert marks == judged
+        assert -len(endpoint.arms) + 1 not in marks  # one seed: no mark at all
+
+
+def test_a_caption_of_differences_says_seeds_marks_and_what_was_not_compared():
+    text = caption(shown.differences())
+    assert "Seeds 42 (gen7); 42, 43, 44 (the others)." in text
+    assert "Not compared: a (too few rows)." in text
+    assert "hollow diamond: inconclusive, which is not the same as no difference" in text
+    plain = caption(shown.differences(arms=("x",)))  # equivalent, significant, inconclusive
+    assert "triangle" not in plain
+
+
+def test_a_caption_lists_a_dozen_manifests_and_counts_more():
+    value = shown.differences(endpoints=1)
+    for count, said in ((12, f"Manifests {', '.join(12 * ['m'])}"), (13, "13 manifests: see index.json.")):
+        origin = shown.SIM.model_copy(update={"manifests": tuple(f"m{k}" for k in range(count))})
+        endpoint = value.endpoints[0].model_copy(update={"origin": origin})
+        text = caption(value.model_copy(update={"endpoints": (endpoint,)}))
+        assert re.sub(r"\bm\d+", "m", text).rstrip(".").endswith(said.rstrip("."))
 
 
 def test_densities_integrate_to_the_share_inside_the_edges():

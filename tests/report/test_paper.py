@@ -256,7 +256,7 @@ def test_rates_are_read_from_measured_numbers_apart_by_what_the_galaxies_are():
         measured("contaminant_fpr_spiral_p50", None, n=0, **reals, **none),
         measured("something_else_p50", 0.5, 0.4, 0.6),
     )
-    mock, real = contaminant_rates(rows)
+    mock, real = contaminant_rates(rows, confidence=0.95)
     assert [(r.category, r.threshold, r.k, r.n) for r in mock.rows] == [
         ("ring", "p > 0.5", 4, 32),
         ("ring", "p > 0.9", 0, 32),
@@ -265,6 +265,15 @@ def test_rates_are_read_from_measured_numbers_apart_by_what_the_galaxies_are():
     assert real.origin.manifests == (SCORES,)
     names = [entry.name for entry in figures_of(mock_results(contaminants=rows))[0]]
     assert {"contaminants_mock", "contaminants_real"} <= set(names)
+
+
+def test_the_caption_of_contaminants_says_at_which_confidence_its_intervals_are():
+    plain = {"host_domain": HostDomain.REAL, **NO_RATE, "method": "clopper-pearson"}
+    rows = (measured("contaminant_fpr_ring_p50", 0.1, 0.05, 0.2, n=100, **plain),)
+    for confidence, said in ((0.95, "95 %"), (0.683, "68.3 %")):
+        entries, _ = figures_of(mock_results(contaminants=rows, confidence=confidence))
+        told = next(captions.caption(e.value) for e in entries if e.kind == "contaminants")
+        assert f"with Clopper-Pearson {said} intervals" in told
 
 
 def test_several_values_of_a_kind_are_numbered():

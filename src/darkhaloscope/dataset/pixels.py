@@ -198,18 +198,19 @@ def usable(rows: pa.Table, *, snr_floor_mf: float) -> pa.Table:
 
 
 def decode_column(
-    rows: pa.Table, key: str, column: str, *, where: str = ""
+    rows: pa.Table, key: str, column: str, prefix: str = "image", *, where: str = ""
 ) -> Float32[np.ndarray, "n band y x"]:
     """The stamps in a column of blobs [nmgy].
 
-    key   the column that names a row in an error
+    key      the column that names a row in an error
+    prefix   of the planes' names in a blob
 
     Raises StampError for a blob that is not a stamp, is not finite, or differs in size from those before it.
     """
     cubes: list[np.ndarray] = []
     for name, blob in zip(rows.column(key).to_pylist(), rows.column(column), strict=True):
         place = f"{where} {name} {column}".lstrip()
-        cube = decode_planes(blob.as_py(), where=place)
+        cube = decode_planes(blob.as_py(), prefix, where=place)
         if not np.isfinite(cube).all():
             raise StampError(place, "holds values that are not finite", "reject the row as not_finite")
         if cubes and cube.shape != cubes[0].shape:

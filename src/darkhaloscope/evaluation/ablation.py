@@ -110,6 +110,7 @@ class Arm:
 class Row(Frozen):
     """One endpoint of one arm, and its difference to the reference.
 
+    delta_each       the differences of single seeds, in the order of `delta.seeds`
     least            the least difference that counts; None where the protocol states none
     p, p_holm        of no difference, and adjusted over the arms; None below the protocol's number of seeds
     p_beyond, …_holm of a difference of `least` or more: small where the arms are equivalent
@@ -120,6 +121,7 @@ class Row(Frozen):
     arm: str
     value: Measured
     delta: Measured | None = None
+    delta_each: tuple[float, ...] = ()
     pairing: Pairing | None = None
     higher_is_better: bool
     least: float | None = None
@@ -216,6 +218,12 @@ FEWEST_CELLS = 5
 Adjusted = tuple[float | None, float | None]
 """Holm's p of no difference, and of one that counts."""
 
+Parts = Sequence[tuple[int, Sequence[int]]]
+"""One arm and its networks, or two to be compared, by their places."""
+
+SIGNS = (1.0, -1.0)
+"""Of the parts of a difference."""
+
 ON_TEST_ROWS = ("arcs", "detections")
 """Panels that no look-alike is part of."""
 
@@ -295,16 +303,13 @@ class _Family:
             return row.model_copy(update=_open("the reference has no such rows")), None
         return self._against(row, k, at, place, endpoint)
 
-    def _combined(self, parts: Sequence[tuple[int, Sequence[int]]], place: int) -> Combined | None:
+    def _combined(self, parts: Parts, place: int) -> Combined | None:
         """The mean over networks of an arm, or of its difference to a second; None without an interval."""
-        drawn = [self.drawn.get(self.arms[k].name) for k, _ in parts]
-        width = len(self.endpoints)
-        known = [d for d in drawn if d is not None and d.replicates.clusters > 1]
-        if len(known) < len(parts):
+        known = self._known(parts)
+        if known is None:
             return None
-        columns = [d.columns(networks, width, place) for d, (_, networks) in zip(known, parts, strict=True)]
-        signs = (1.0, -1.0)[: len(parts)]
-        values = sum(s * d.replicates.whole[c] for s, d, c in zip(signs, known, columns, strict=True))
+        columns, signs = self._columns(parts, known, place), SIGNS[: len(parts)]
+        values = self._each(parts, known, place)
         if len({d.component for d in known}) == 1:
             together = known[0].replicates
             deviating = sum(s * together.values[:, c] for s, c in zip(signs, columns, strict=True))
@@ -318,7 +323,23 @@ class _Family:
         least = min(d.replicates.clusters for d in known)
         return combine(values, sum(total), least, rare=self._rare(parts, place))
 
-    def _rare(self, parts: Sequence[tuple[int, Sequence[int]]], place: int) -> bool:
+    def _known(self, parts: Parts) -> list[_Drawn] | None:
+        """What was drawn of each part; None unless there is more than one cluster of all of them."""
+        drawn = [self.drawn.get(self.arms[k].name) for k, _ in parts]
+        known = [d for d in drawn if d is not None and d.replicates.clusters > 1]
+        return known if len(known) == len(parts) else None
+
+    def _columns(self, parts: Parts, known: Sequence[_Drawn], place: int) -> list[list[int]]:
+        width = len(self.endpoints)
+        return [d.columns(networks, width, place) for d, (_, networks) in zip(known, parts, strict=True)]
+
+    def _each(self, parts: Parts, known: Sequence[_Drawn], place: int) -> Vector:
+        """Network by network what an arm gives, or its difference to a second."""
+        columns = self._columns(parts, known, place)
+        signed = zip(SIGNS, known, columns, strict=False)
+        return np.asarray(sum(sign * d.replicates.whole[c] for sign, d, c in signed))
+
+    def _rare(self, parts: Parts, place: int) -> bool:
         """Whether so few cells hold an exception, in any network, that a share's scatter says little.
 
         An exception is a hit, or a miss where hits are the rule.
@@ -342,7 +363,8 @@ class _Family:
         pairs = matched_seeds(arm.seeds, other.seeds)
         ours, theirs = [i for i, _ in pairs], [j for _, j in pairs]
         why = self.panels[k].lacks[place] or self.panels[at].lacks[place]
-        found = None if why else self._combined([(k, ours), (at, theirs)], place)
+        parts = [(k, ours), (at, theirs)]
+        found = None if why else self._combined(parts, place)
         seeds = tuple(arm.seeds[i] for i in ours)
         needs = self.run.protocol.statistics.seeds_min
         few = "" if len(pairs) >= needs else _few(len(pairs), needs)
@@ -351,9 +373,11 @@ class _Family:
         row = row.model_copy(update={"delta": delta, "pairing": self._pairing(k, at)})
         if found is None or few:
             return row.model_copy(update=_open(delta.detail.partition("; ")[0])), None
+        known = self._known(parts)
+        each = () if known is None else tuple(self._each(parts, known, place).tolist())
         least = endpoint.least
         beyond = None if least is None else found.p_beyond(least)
-        return row.model_copy(update={"p": found.p, "p_beyond": beyond}), found
+        return row.model_copy(update={"delta_each": each, "p": found.p, "p_beyond": beyond}), found
 
     def _pairing(self, k: int, at: int) -> Pairing:
         arm, other = self.arms[k], self.arms[at]

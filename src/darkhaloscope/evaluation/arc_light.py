@@ -225,14 +225,12 @@ def measure_arcs(
     """
     residual = stamps - deflector_model(stamps, invvar, x_center, y_center)
     used = region[:, None] & (invvar > 0.0)
-    flux, z = _sums(residual, invvar, used)
+    flux, z = sums_over(residual, invvar, used)
     null = [
-        _sums(residual, invvar, ring[:, None] & (invvar > 0.0))[1]
+        sums_over(residual, invvar, ring[:, None] & (invvar > 0.0))[1]
         for ring in (annulus_mask(stamps.shape, *edges, x_center, y_center) for edges in BLANK_RINGS_PIX)
     ]
-    blank = np.concatenate(null)
-    centre = np.nanmedian(blank, axis=0)
-    scale = MAD_TO_STD * np.nanmedian(np.abs(blank - centre), axis=0)
+    centre, scale = null_of(np.concatenate(null))
     snr = (z - centre) / scale
     r = BANDS.index("r")
     area = used[:, r].sum(axis=(1, 2)) * PIXEL_SCALE_ARCSEC**2
@@ -246,7 +244,17 @@ def measure_arcs(
     )
 
 
-def _sums(
+def null_of(
+    sums: Float[np.ndarray, "sum band"],
+) -> tuple[Float[np.ndarray, " band"], Float[np.ndarray, " band"]]:
+    """Median and 1.4826 MAD of sums that hold no arc, by band; NaN where there is none."""
+    if not np.isfinite(sums).any():
+        return np.full(sums.shape[1], np.nan), np.full(sums.shape[1], np.nan)
+    centre = np.nanmedian(sums, axis=0)
+    return centre, MAD_TO_STD * np.nanmedian(np.abs(sums - centre), axis=0)
+
+
+def sums_over(
     residual: NDArray[np.float64], invvar: Pixels, used: Bool[np.ndarray, "row band y x"]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Flux, and flux over the noise of independent pixels; (row, band), NaN without pixels."""

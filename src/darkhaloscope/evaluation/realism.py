@@ -20,6 +20,7 @@ from darkhaloscope.contracts.config import Frozen
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import ArcDomain, Measured
 from darkhaloscope.evaluation.arc_light import ArcLight
+from darkhaloscope.evaluation.arc_turns import TURNS, bright_region, snr_among_turns
 from darkhaloscope.evaluation.comparisons import (
     Comparators,
     Design,
@@ -45,7 +46,7 @@ from darkhaloscope.evaluation.separation import (
 from darkhaloscope.evaluation.stamp_sets import StampSet
 from darkhaloscope.evaluation.two_samples import contrast, kernel_distance
 from darkhaloscope.gates.probes import Features
-from darkhaloscope.stats import Draws, Estimate
+from darkhaloscope.stats import Draws, Estimate, clustered_binomial
 
 NULL_CONFIDENCE = 0.99
 """The null fails where this interval of r0 excludes one half: by chance once in a hundred."""
@@ -55,6 +56,9 @@ BINS = 20
 
 QUANTITIES = {"brightness": "nmgy/arcsec^2", "g_r": "mag", "r_z": "mag", "snr": ""}
 """What is compared of arcs, with units: fields of `ArcLight`."""
+
+STANDS_OUT = 3.0
+"""S/N above which an arc is seen: of noise, one region in 740 is."""
 
 _NO_LIGHT = "needs the inverse variance, theta_E and the PSF's FWHM of both populations"
 
@@ -121,8 +125,8 @@ def realism(
     run    protocol, seeds and manifests that the figures carry; `run.seed` keys all draws
 
     Figures: realism_COMPARISON_MAP and …_kid, realism_sim_morphology_share_MAP, realism_sim_r3_smd,
-    realism_sim_arc_QUANTITY and realism_sim_swap_arc_QUANTITY. What cannot be made is NOT_EVALUATED and says
-    what it needs. Raises DataError for maps of one name.
+    realism_sim_arc_QUANTITY, realism_sim_swap_arc_QUANTITY, realism_sim_arc_stands_out. What cannot be made
+    is NOT_EVALUATED and says what it needs. Raises DataError for maps of one name.
     """
     if len({m.name for m in maps}) < len(maps):
         raise DataError("feature maps", f"share a name: {', '.join(m.name for m in maps)}")
@@ -140,7 +144,7 @@ def realism(
         balance=_balance(matching),
         distributions=tuple(_distributions(populations, bench.all.light)),
     )
-    return Realism((*measured, bench.smd(), *bench.arcs()), figure)
+    return Realism((*measured, bench.smd(), *bench.arcs(), bench.stands_out()), figure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +250,28 @@ class _Bench:
             design = Design("arc", "realism_sim_swap_arc", ArcDomain.SIM, p.injected.host_domain)
             found += self._contrasts(design, Side(p.injected, mine), Side(p.swapped, theirs))
         return found
+
+    def stands_out(self) -> Measured:
+        """The share of injections whose arc is seen among the same region turned about the deflector."""
+        s = self.all.p.injected
+        design = Design("arc", "realism_sim_arc_stands_out", ArcDomain.SIM, s.host_domain)
+        if s.arcs is None or s.invvar is None:
+            needs = "needs the noiseless arcs and the inverse variance of the injections"
+            return self._figure(design.stem, Estimate(None, None, None, len(s), None, "none", needs), design)
+        centre = (s.x_center, s.y_center)
+        region = bright_region(s.arcs)
+        turned = snr_among_turns(s.stamps, s.invvar, *centre, region, seed=self.run.seed, keys=s.keys)
+        known = np.isfinite(turned.snr)
+        told = f"{int(known.sum())} of {len(s)} arcs are no ring"
+        lacks = lacks_rows((s.groups[known],))
+        if lacks:
+            nothing = Estimate(None, None, None, int(known.sum()), None, "none", lacks)
+            return self._figure(design.stem, nothing, design, detail=told)
+        snr = turned.snr[known]
+        _, groups = np.unique(s.groups[known], return_inverse=True)
+        seen = clustered_binomial(snr > STANDS_OUT, groups)
+        detail = f"S/N above {STANDS_OUT:g} by {TURNS} random angles, median {np.median(snr):.2g}; {told}"
+        return self._figure(design.stem, seen, design, detail=detail)
 
     def _contrasts(self, design: Design, a: Side, b: Side) -> list[Measured]:
         light = [self.all.light.get(s.whole.name) for s in (a, b)]

@@ -85,8 +85,8 @@ class Separation:
         return Estimate(self.auc, low, high, 2 * self.n, self.n_groups, method)
 
 
-def lacks_rows(groups: tuple[Groups, Groups], least: int = LEAST_ROWS) -> str:
-    """What two samples need before they are compared; empty where they have it."""
+def lacks_rows(groups: tuple[Groups, ...], least: int = LEAST_ROWS) -> str:
+    """What samples need before they are compared; empty where they have it."""
     found = min(min(len(own), len(set(own))) for own in groups)
     return "" if found >= least else f"{found} rows or groups in the smaller sample, needs {least}"
 

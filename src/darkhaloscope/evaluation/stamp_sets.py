@@ -32,6 +32,7 @@ class StampSet:
     stamps    (row, band, y, x) [nmgy]; invvar [1/nmgy²] or None
     x_center, y_center       [pix]
     theta_e_arcsec, psf_fwhm_arcsec   NaN where unknown
+    arcs      noiseless light of simulated arcs, like `stamps`, or None
     facts     of the host, by name, NaN where unknown: see HOST_FACTS
 
     Raises DataError where lengths do not fit, a key is repeated, or pixels are not finite.
@@ -50,6 +51,7 @@ class StampSet:
     host_domain: HostDomain
     arc_domain: ArcDomain
     facts: Mapping[str, PerRow] = field(default_factory=dict)
+    arcs: Pixels | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -125,6 +127,7 @@ class StampSet:
             psf_fwhm_arcsec=_known(_numbers(kept, "psf_fwhm_arcsec")),
             arc_domain=missing if control else _one(kept, "arc_domain", ArcDomain, missing, name),
             facts=facts,
+            arcs=None if control else _arcs(kept, name),
             **_common(kept, "task_id", name, group),
         )
 
@@ -187,6 +190,13 @@ def _inverse_variance(rows: pa.Table, key: str, name: str) -> Float[np.ndarray, 
     return np.stack(
         [decode_planes(blob.as_py(), "invvar", where=f"{name} {row} invvar_npz") for row, blob in blobs]
     )
+
+
+def _arcs(rows: pa.Table, name: str) -> Pixels | None:
+    """None where the rows were read without them, or are shams: unless every row has one."""
+    if "arc_npz" not in rows.column_names or rows.column("arc_npz").null_count:
+        return None
+    return decode_column(rows, "task_id", "arc_npz", "arc", where=name)
 
 
 def _kept(rows: pa.Table, key: str, name: str) -> pa.Table:

@@ -302,17 +302,23 @@ class Inject(Job):
         arcs = iter(self._arcs(lit))
         return [self._finished(pair, next(arcs)) if isinstance(pair, ReadyPair) else pair for pair in made]
 
+    def tasks_of(self, target_id: str) -> list[str]:
+        """The tasks of one host."""
+        return [f"{target_id}#{k}" for k in range(self.draws_per_host)]
+
     def _arcs(self, lit: Sequence[ReadyPair]) -> Sequence[Arc]:
         """The light of each pair: what a job changes that puts something else in an arc's place."""
         return RENDERER.render([arc_task(p.control, p.truth, p.psf) for p in lit])
 
     def _host(self, row: Row, recipe_hash: str) -> Iterator[ReadyPair | dict[str, Any]]:
         """The tasks of one host: ready for light, or finished rows with the code of why there is none."""
+        tasks = self.tasks_of(row["target_id"])
+        if not tasks:
+            return
         opened = _open(row, self.usability)
         blank = self._blank(row) | {"recipe_hash": recipe_hash}
         psf = None if isinstance(opened, str) else _respond(opened[0].psf, opened[0])
-        for k in range(self.draws_per_host):
-            task = f"{row['target_id']}#{k}"
+        for task in tasks:
             pair = opened if isinstance(opened, str) else self._task(row, task, *opened, psf)
             if isinstance(pair, str):
                 yield blank | {"task_id": task, "reject": pair}
@@ -373,6 +379,20 @@ class Inject(Job):
             "invvar_npz": encode_planes("invvar", done.invvar),
             "arc_npz": encode_planes("arc", done.arc),
         }
+
+
+class InjectTasks(Inject):
+    """Pairs of some tasks of `Inject` alone: STAMPS to PAIRED_STAMPS.
+
+    tasks   the task_ids that are made; hosts without any have no row
+    """
+
+    job: Literal["inject_tasks"] = "inject_tasks"  # type: ignore[assignment]
+    tasks: tuple[str, ...]
+
+    def tasks_of(self, target_id: str) -> list[str]:
+        """Those of the host's tasks that are asked for."""
+        return [task for task in super().tasks_of(target_id) if task in self.tasks]
 
 
 def _respond(psf: npt.NDArray[Any], stamp: Stamp, shift: npt.ArrayLike | None = None) -> Response:

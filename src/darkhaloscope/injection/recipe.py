@@ -165,3 +165,19 @@ class Recipe(Frozen):
     def kind(self) -> str:
         """What the table calls it: shapes, and whether the imaging was varied."""
         return self.shapes.kind if self.imaging is None else f"{self.shapes.kind}+nuisances"
+
+
+def other_sources(recipe: Recipe) -> Recipe:
+    """The recipe with another family of sources and all else as it is.
+
+    Clumpy galaxies for Sersic ones, Sersic ones for clumpy and for real ones. Of one task and seed, Sersic
+    and clumpy draws have the lens, place, redshift, magnitudes, size and axis in common; a real galaxy has
+    a redshift and colours of its own.
+    """
+    match recipe.shapes:
+        case SersicShapes(n_sersic=n):
+            return recipe.model_copy(update={"shapes": HybridShapes(n_sersic=n), "lineage": "gen7"})
+        case HybridShapes(n_sersic=n):
+            return recipe.model_copy(update={"shapes": SersicShapes(n_sersic=n), "lineage": "gen5_prime"})
+        case RealShapes():
+            return recipe.model_copy(update={"shapes": SersicShapes(), "lineage": "gen5_prime"})

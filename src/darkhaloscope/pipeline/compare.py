@@ -32,7 +32,14 @@ from darkhaloscope.pipeline.data import HOSTS, SKY
 from darkhaloscope.pipeline.experiment import RUN_PROTOCOL, Experiment, held_experiment
 from darkhaloscope.pipeline.openings import Openings
 from darkhaloscope.pipeline.seeds import SEEDS
-from darkhaloscope.report.comparison import ArmFacts, MasterTable, summary, write_comparison
+from darkhaloscope.report.comparison import (
+    ArmFacts,
+    MasterTable,
+    read_comparison,
+    summary,
+    write_comparison,
+)
+from darkhaloscope.report.paper import PAPER
 
 LOOKALIKES = ("anchors", "lenses")
 """Scores of targets that are test rows all of them, where a run has any."""
@@ -195,7 +202,7 @@ def _opened(folder: Path) -> Dataset:
 
 
 def compare_runs(folders: Sequence[Path], out: Path, *, reference: str | None = None) -> MasterTable:
-    """Compare finished runs and write `master_comparison.csv`, `.tex`, `.html` and `.json` into `out`.
+    """Compare finished runs; write `master_comparison.csv`, `.tex`, `.html`, `.json` and `paper` into `out`.
 
     reference   name of the arm that the others are compared with; by default the protocol's
 
@@ -233,6 +240,7 @@ def compare_runs(folders: Sequence[Path], out: Path, *, reference: str | None = 
         comparison=found,
         arms=tuple(facts[name] for name in found.seeds),
         absent=tuple(n for n in declared if n not in {run.experiment.name for run in runs}),
+        deciding=protocol.metrics.primary,
         protocol_version=protocol.version,
         protocol=fingerprint(protocol),
         seeds_min=protocol.statistics.seeds_min,
@@ -247,7 +255,15 @@ def say_comparison(table: MasterTable, out: Path) -> None:
     console = Console(stderr=True)
     for part in summary(table):
         console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
-    console.print(f"master table in {out}", highlight=False, markup=False, soft_wrap=True)
+    for line in (f"master table in {out}", f"its figure for a paper: {out / PAPER}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def comparison_again(folder: Path) -> MasterTable:
+    """Write the files of a comparison again from the JSON that it left: no run is opened."""
+    table = read_comparison(folder)
+    write_comparison(table, folder)
+    return table
 
 
 def _one_protocol(runs: Sequence[_Run]) -> Protocol:

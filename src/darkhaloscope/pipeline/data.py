@@ -18,6 +18,7 @@ from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.lock import check_lock
 from darkhaloscope.contracts.protocol import Protocol, check_protocol, load_protocol
+from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
 from darkhaloscope.contracts.tables import BRICKS, CATEGORIES, STAMPS, SkyKind
 from darkhaloscope.dataset.catalog_checks import check_counts, no_counts
@@ -34,8 +35,8 @@ from darkhaloscope.dataset.splits import (
 )
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.hard_negatives import InjectHardNegatives
-from darkhaloscope.injection.inject import Inject, MakeAnchors
-from darkhaloscope.injection.recipe import RealShapes, Recipe
+from darkhaloscope.injection.inject import Inject, InjectTasks, MakeAnchors
+from darkhaloscope.injection.recipe import RealShapes, Recipe, other_sources
 from darkhaloscope.pipeline.experiment import Experiment, run_protocol_changes
 from darkhaloscope.pipeline.provenance import (
     check_provenance,
@@ -50,6 +51,9 @@ from darkhaloscope.survey.sky import plan_bricks
 
 SKY, HOSTS, DISTRACTORS = "sky", "hosts", "distractors"
 
+MOST_COMPARED = 600
+"""Injections that the probes of realism are shown: each fit is made 25 times over."""
+
 
 @dataclass
 class DataStages:
@@ -61,6 +65,7 @@ class DataStages:
         out/lookalikes, anchors   mock contaminants and mock anchors (arcs added in `anchors`)
         out/lenses                cutouts of known lenses
         out/pairs-NAME, sham-NAME injections and zero-flux injections into the source NAME (sky, hosts)
+        out/swapped-sky           some test injections with another family of sources, for the realism gap
         out/hard-NAME             hard negatives of the pairs, where training asks for them
         out/distractors           contaminants that training sees, where the survey paints any
         out/splits-…              one for each dataset that is split
@@ -233,6 +238,33 @@ class DataStages:
     def shams(self) -> dict[str, Dataset]:
         """Zero-flux injections by source: what the pipeline itself leaves behind."""
         return {name: self._inject(f"sham-{name}", d, sham=True) for name, d in self.sources.items()}
+
+    @cached_property
+    def compared(self) -> tuple[str, ...]:
+        """Tasks of the test injections into the sky that are compared with others: one of each host.
+
+        At most MOST_COMPARED, the same ones every time and whatever the network.
+        """
+        columns = ("task_id", "host_id", "reject")
+        rows = of_split(
+            self.pairs[SKY], self.pair_splits[SKY], split="test", columns=columns, key="task_id"
+        ).to_pylist()
+        seed = self.experiment.seed
+        rows.sort(key=lambda row: stream(seed, "realism/injections", row["task_id"]).random())
+        first = {row["host_id"]: row["task_id"] for row in reversed(rows) if row["reject"] is None}
+        order = sorted(first, key=lambda host: stream(seed, "realism/hosts", host).random())
+        return tuple(sorted(first[host] for host in order[:MOST_COMPARED]))
+
+    @cached_property
+    def swapped(self) -> Dataset:
+        """The compared tasks once more with sources of another family; all else is the same."""
+        job = InjectTasks(
+            recipe=other_sources(self.recipe),
+            seed=self.experiment.seed,
+            draws_per_host=self.experiment.draws_per_host,
+            tasks=self.compared,
+        )
+        return self.run_job(f"swapped-{SKY}", job, self.sources[SKY])
 
     @cached_property
     def plan(self) -> dict[str, SplitName]:

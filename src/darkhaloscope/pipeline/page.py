@@ -13,6 +13,7 @@ from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.dataset.pixels import usable
 from darkhaloscope.evaluation.samples import Sample, host_domain, negatives, positives, sample_of, scored
+from darkhaloscope.injection.recipe import other_sources
 from darkhaloscope.pipeline.data import HOSTS, SKY, of_split, save_json
 from darkhaloscope.pipeline.realism import comparators, distributions, realism_told
 from darkhaloscope.pipeline.results import Results, decide
@@ -82,9 +83,10 @@ def assemble(run: Results) -> RunResults:
         comparators=comparators(run, told) if told else None,
         slices=slices,
         contaminants=run.contaminants,
+        confidence=run.protocol.statistics.confidence,
         hard_negatives=run.hard_negatives_told,
         real_lenses=_lens_pictures(run),
-        manifests=_manifests(run),
+        manifests=_manifests(run, swapped=told is not None),
         limits=_limits(run),
     )
 
@@ -237,7 +239,7 @@ def _lens_pictures(run: Results) -> tuple[LensPicture, ...]:
     return tuple(pictures)
 
 
-def _manifests(run: Results) -> tuple[ManifestEntry, ...]:
+def _manifests(run: Results, *, swapped: bool) -> tuple[ManifestEntry, ...]:
     what = {SKY: "synthetic sky", HOSTS: "real cutouts"}
     named: list[tuple[str, Dataset]] = [(what[name], d) for name, d in run.sources.items()]
     named += [(f"injections into the {what[name]}", d) for name, d in run.pairs.items()]
@@ -245,6 +247,9 @@ def _manifests(run: Results) -> tuple[ManifestEntry, ...]:
     named += [(f"splits of the pairs of the {what[name]}", d) for name, d in run.pair_splits.items()]
     named += [(f"splits of the {what[name]}", d) for name, d in run.target_splits.items()]
     named += [(f"hard negatives of the {what[name]}", d) for name, d in run.hard_negatives.items()]
+    if swapped:
+        what_kind = other_sources(run.recipe).shapes.kind
+        named.append((f"injections of {what_kind} sources into hosts of the test split", run.swapped))
     if run.distractors is not None:
         named.append(("contaminants that training saw", run.distractors))
     if run.lookalikes is not None:

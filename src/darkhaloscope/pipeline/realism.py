@@ -10,30 +10,28 @@ import pyarrow.compute as pc
 
 from darkhaloscope.contracts.config import Frozen, fingerprint
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
-from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.evaluation.comparisons import Populations
 from darkhaloscope.evaluation.realism import RealismFigure, realism
 from darkhaloscope.evaluation.representations import Penultimate, Physical, Representation
 from darkhaloscope.evaluation.stamp_sets import StampSet
-from darkhaloscope.pipeline.data import SKY, of_split, save_json
+from darkhaloscope.injection.recipe import other_sources
+from darkhaloscope.pipeline.data import SKY, save_json
 from darkhaloscope.pipeline.results import Results
 from darkhaloscope.report.parts import Histogram, Origin
 from darkhaloscope.report.values import ComparatorAuc, ComparatorAucs, Distribution, Realism
-
-MOST_ROWS = 600
-"""Injections that the probes are shown: each fit is made 25 times over."""
 
 _HOST_COLUMNS = (
     "target_id", "flux_g", "flux_r", "flux_z", "psfdepth_r", "z", "shape_r", "psfsize_r", "reject",
 )  # fmt: skip
 _PAIR_COLUMNS = (
     "task_id", "target_id", "host_id", "group", "host_domain", "arc_domain", "stamp_npz", "ctrl_stamp_npz",
-    "invvar_npz", "theta_e_arcsec", "arc_snr_mf", "psf_fwhm_arcsec", "psfdepth_r", "x_center_pix",
+    "arc_npz", "invvar_npz", "theta_e_arcsec", "arc_snr_mf", "psf_fwhm_arcsec", "psfdepth_r", "x_center_pix",
     "y_center_pix", "reject",
 )  # fmt: skip
 
-METHOD = "logistic probe, five folds by host, five times; influence of hosts, Student's t"
+NATURE = "mock anchors"
+METHOD = "logistic probe, five folds by host, five times; 95 % by the influence of hosts, Student's t"
 WHAT = {
     "r0": "mock lenses, halves",
     "r1": "hosts against hosts",
@@ -62,7 +60,8 @@ def realism_told(run: Results) -> Told | None:
     if not anchors.num_rows:
         return None
     path = run.models / "results" / "realism.json"
-    mark = fingerprint([run.gates_mark(run.trained.checkpoint_sha256), run.lookalikes.fingerprint, MOST_ROWS])
+    made_from = [run.lookalikes.fingerprint, run.swapped.fingerprint]
+    mark = fingerprint([run.gates_mark(run.trained.checkpoint_sha256), *made_from])
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["made_from"] == mark:
@@ -80,32 +79,35 @@ def _mock_anchors(dataset: Dataset) -> pa.Table:
 
 def _made(run: Results, anchors: pa.Table) -> Told:
     hosts = run.sources[SKY].read(_HOST_COLUMNS)
-    names = _chosen(run)
-    some = _rows_of(run.pairs[SKY], "task_id", names)
+    some = _rows_of(run.pairs[SKY], "task_id", set(run.compared))
     without = _rows_of(run.shams[SKY], "target_id", set(some.column("target_id").to_pylist()))
     populations = Populations(
-        nature=StampSet.of_stamps(anchors, "mock anchors"),
+        nature=StampSet.of_stamps(anchors, NATURE),
         injected=StampSet.of_pairs(some, "injections", hosts=hosts),
         controls=StampSet.of_pairs(some, "controls", hosts=hosts, control=True),
         sham=StampSet.of_pairs(without, "sham", hosts=hosts),
+        swapped=_swapped(run, hosts),
     )
     task = Penultimate(run.scorer)
     maps: list[Representation] = [Physical(), task, replace(task, without_logit=True)]
-    found = realism(populations, maps, run.figures_of_test)
+    carried = run.figures_of_test
+    carried = replace(carried, manifests=(*carried.manifests, *_pixels(run)))
+    found = realism(populations, maps, carried)
     return Told(measured=found.measured, figure=found.figure)
 
 
-def _chosen(run: Results) -> set[str]:
-    """Test injections into the sky, one of each host, the same ones every time."""
-    columns = ("task_id", "host_id", "reject")
-    rows = of_split(
-        run.pairs[SKY], run.pair_splits[SKY], split="test", columns=columns, key="task_id"
-    ).to_pylist()
-    seed = run.experiment.seed
-    rows.sort(key=lambda row: stream(seed, "realism/injections", row["task_id"]).random())
-    first = {row["host_id"]: row["task_id"] for row in reversed(rows) if row["reject"] is None}
-    order = sorted(first, key=lambda host: stream(seed, "realism/hosts", host).random())
-    return {first[host] for host in order[:MOST_ROWS]}
+def _swapped(run: Results, hosts: pa.Table) -> StampSet | None:
+    """The same hosts with other sources; None where not one of them could be made."""
+    rows = run.swapped.read(_PAIR_COLUMNS)
+    if not pc.is_null(rows.column("reject")).to_numpy().any():
+        return None
+    return StampSet.of_pairs(rows, f"{other_sources(run.recipe).shapes.kind} sources", hosts=hosts)
+
+
+def _pixels(run: Results) -> tuple[str, ...]:
+    """Manifests of the stamps that are compared."""
+    found = (run.lookalikes, run.pairs[SKY], run.shams[SKY], run.swapped)
+    return tuple(dataset.fingerprint for dataset in found if dataset is not None)
 
 
 def _rows_of(dataset: Dataset, key: str, names: set[str]) -> pa.Table:
@@ -129,7 +131,7 @@ def comparators(run: Results, told: Told) -> ComparatorAucs | None:
             low=bar.low,
             high=bar.high,
             n=bar.n,
-            origin=_origin(run),
+            origin=_origin(run, ArcDomain.SIM if bar.comparison == "r5" else ArcDomain.NATURE),
         )
         for bar in told.figure.comparisons
         if bar.auc is not None
@@ -145,7 +147,11 @@ def distributions(run: Results, told: Told) -> Realism | None:
         each = list(found)
         samples = tuple(
             Histogram(
-                label=d.population, edges=np.array(d.edges), counts=d.counts, n=d.n, origin=_origin(run)
+                label=d.population,
+                edges=np.array(d.edges),
+                counts=d.counts,
+                n=d.n,
+                origin=_origin(run, ArcDomain.NATURE if d.population == NATURE else ArcDomain.SIM),
             )
             for d in each
             if sum(d.counts)
@@ -167,5 +173,9 @@ QUANTITIES = {
 }
 
 
-def _origin(run: Results) -> Origin:
-    return run.origin(HostDomain.SIM, ArcDomain.NATURE, "anchors", *run.tested)
+def _origin(run: Results, arc: ArcDomain) -> Origin:
+    """Of a comparison that mock anchors take part in, or of simulated arcs alone."""
+    if arc is ArcDomain.SIM:
+        made = (run.pairs[SKY].fingerprint, run.swapped.fingerprint)
+        return Origin(host_domain=HostDomain.SIM, arc_domain=arc, manifests=made)
+    return run.origin(HostDomain.SIM, arc, "anchors", *run.tested)

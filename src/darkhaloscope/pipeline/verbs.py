@@ -30,13 +30,10 @@ from darkhaloscope.pipeline.results import Results, decide, summary_lines
 from darkhaloscope.pipeline.seeds import trained_seeds, write_seeds
 from darkhaloscope.pipeline.validate import SUMMARY as VALIDATION
 from darkhaloscope.pipeline.validate import Validation, tell
-from darkhaloscope.report.paper import write_paper
+from darkhaloscope.report.paper import PAPER, write_paper
 from darkhaloscope.report.report import write_report
 from darkhaloscope.report.run import RunResults, Verdict
 from darkhaloscope.runners.local import run_local
-
-PAPER = "paper"
-"""Folder of a run that holds a paper's figures and tables."""
 
 
 class Outcome(NamedTuple):
@@ -50,7 +47,7 @@ class Outcome(NamedTuple):
 def run_experiment(
     config: str | Path, out: Path, *, overrides: Sequence[str] = (), workers: int = 1
 ) -> Outcome:
-    """Run an experiment from pixels to report, continuing whatever `out` holds of it."""
+    """Run an experiment from pixels to report and paper, continuing whatever `out` holds of it."""
     run, console = _claimed(config, out, overrides, workers)
     _ = run.onnx
     return _report(run, assemble(run), console)
@@ -59,13 +56,13 @@ def run_experiment(
 def report_again(run_folder: Path) -> Outcome:
     """Write the report of a run again and the files of a paper beside it; what is missing is made."""
     run, console = _held(run_folder)
-    results = assemble(run)
-    index = write_paper(results, run.out / PAPER)
-    console.print(f"figures and tables: {index}", highlight=False, markup=False, soft_wrap=True)
-    return _report(run, results, console)
+    return _report(run, assemble(run), console)
 
 
 def _report(run: Results, results: RunResults, console: Console) -> Outcome:
+    """Write the page, its twin and the paper's files; say what failed, and where everything is."""
+    index = write_paper(results, run.out / PAPER)
+    console.print(f"figures and tables: {index}", highlight=False, markup=False, soft_wrap=True)
     page, _ = write_report(results, run.out / "report.html")
     for line in summary_lines([*results.foundation, *results.gates]):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

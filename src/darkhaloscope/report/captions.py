@@ -32,6 +32,14 @@ SHORT_ID = 8
 """Characters of a fingerprint that are printed; the provenance table has it in full."""
 
 
+MOST_NAMED = 12
+"""Manifests that a caption lists; of more it gives the number."""
+
+
+MOST_ARMS = 3
+"""Arms of the same seeds that a caption names one by one."""
+
+
 def short_id(manifest: str) -> str:
     """The first characters of a fingerprint; a name that is none stays whole."""
     is_hex = len(manifest) > SHORT_ID and all(c in "0123456789abcdef" for c in manifest.lower())
@@ -43,6 +51,8 @@ def caption(value: Shown) -> str:
     named = manifests_of(value)
     if not named:
         return f"{words(value)} Manifest not handed in."
+    if len(named) > MOST_NAMED:
+        return f"{words(value)} {len(named)} manifests: see index.json."
     return f"{words(value)} Manifest{'s' if len(named) > 1 else ''} {', '.join(map(short_id, named))}."
 
 
@@ -220,15 +230,53 @@ def _(value: ContaminantRates) -> str:
 
 @words.register
 def _(value: AblationBars) -> str:
-    sizes = [arm.n for endpoint in value.endpoints for arm in endpoint.arms]
-    seeds = {len(arm.seeds) for endpoint in value.endpoints for arm in endpoint.arms}
-    told = f", {max(seeds)} seeds (open points)" if max(seeds) else ""
-    return (
-        f"{several(len(value.arms), 'arm')} at {several(len(value.endpoints), 'endpoint')}: "
-        f"value and interval ({_each([e.method for e in value.endpoints])}){told}; bars begin at the dashed "
-        f"{value.reference_label}. n = {_range(sizes)} rows for each arm. "
-        f"{_domains((e.quantity, e.origin) for e in value.endpoints)}"
+    arms = [arm for endpoint in value.endpoints for arm in endpoint.arms]
+    judged = any(arm.verdict for arm in arms)
+    points = any(seed.value is not None for arm in arms for seed in arm.seeds)
+    what = f"difference to {value.reference_label}" if judged else "value"
+    begin = "" if judged else f"; bars begin at the dashed {value.reference_label}"
+    least = dict.fromkeys(f"±{e.least:g}" for e in value.endpoints if e.least is not None)
+    many = f"{several(len(value.arms), 'arm')} at {several(len(value.endpoints), 'endpoint')}"
+    made = f"interval ({_each([e.method for e in value.endpoints])})"
+    parts = [
+        f"{many}: {what} and {made}{begin}{'; open points are single seeds' if points else ''}",
+        f"n = {_range([arm.n for arm in arms])} rows for each arm",
+        _seeds(value),
+        f"Shaded: differences too small to count ({', '.join(least)}), stated beforehand" if least else "",
+        _marks({arm.verdict for arm in arms}),
+        f"Not compared: {'; '.join(value.lacking)}" if value.lacking else "",
+    ]
+    told = " ".join(f"{part}." for part in parts if part)
+    return f"{told} {_domains((e.quantity, e.origin) for e in value.endpoints)}"
+
+
+def _seeds(value: AblationBars) -> str:
+    """``Seeds 42, 43, 44 (full, minimal); 42 (unpaired)``; empty where none is known."""
+    named: dict[str, dict[str, None]] = {}
+    for endpoint in value.endpoints:
+        for arm in endpoint.arms:
+            if arm.seeds:
+                seeds = ", ".join(str(seed.seed) for seed in arm.seeds)
+                named.setdefault(seeds, {})[arm.arm] = None
+    if len(named) == 1 and len(next(iter(named.values()))) == len(value.arms):
+        return f"Seeds {next(iter(named))} of every arm"
+    most = max(named, key=lambda seeds: len(named[seeds]), default="")
+    told = "; ".join(
+        f"{seeds} ({'the others' if seeds == most and len(arms) > MOST_ARMS else ', '.join(arms)})"
+        for seeds, arms in sorted(named.items(), key=lambda group: group[0] == most)
     )
+    return f"Seeds {told}" if told else ""
+
+
+def _marks(verdicts: set[str]) -> str:
+    """What the marks of the verdicts mean."""
+    means = {
+        "significant": "disc: significant, and larger than the band",
+        "equivalent": "square: shown to lie within the band",
+        "differs": "triangle: significant, where no least size is stated",
+        "inconclusive": "hollow diamond: inconclusive, which is not the same as no difference",
+    }
+    return _first("; ".join(words for verdict, words in means.items() if verdict in verdicts))
 
 
 @words.register

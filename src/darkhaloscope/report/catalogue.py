@@ -79,7 +79,7 @@ def _curves(r: RunResults) -> Sequence[Shown]:
 
 
 def _contaminants(r: RunResults) -> Sequence[Shown]:
-    return r.contaminant_rates or contaminant_rates(r.contaminants)
+    return r.contaminant_rates or contaminant_rates(r.contaminants, confidence=r.confidence)
 
 
 def _lenses(r: RunResults) -> Sequence[Shown]:
@@ -153,11 +153,20 @@ def _names(kind: str, values: Sequence[Shown]) -> list[str]:
     ]
 
 
+def _at(method: str, confidence: float) -> str:
+    """A method with its level, where it does not say it itself: ``Clopper-Pearson 95 %``."""
+    level = "" if "%" in method else f" {100 * confidence:g} %"
+    return method.replace("clopper-pearson", "Clopper-Pearson") + level
+
+
 _RATE = re.compile(r"^(?:mock_)?contaminant_fpr_(?P<category>.+)_p(?P<percent>\d+)$")
 
 
-def contaminant_rates(rows: Sequence[Measured]) -> tuple[ContaminantRates, ...]:
-    """The rates among measured numbers (``contaminant_fpr_ring_p50``), apart by what the galaxies are."""
+def contaminant_rates(rows: Sequence[Measured], *, confidence: float) -> tuple[ContaminantRates, ...]:
+    """The rates among measured numbers (``contaminant_fpr_ring_p50``), apart by what the galaxies are.
+
+    confidence   that of the numbers' intervals
+    """
     found: dict[HostDomain, list[tuple[Measured, ContaminantRate]]] = {}
     for m in rows:
         name = _RATE.match(m.name)
@@ -177,7 +186,7 @@ def contaminant_rates(rows: Sequence[Measured]) -> tuple[ContaminantRates, ...]:
     return tuple(
         ContaminantRates(
             rows=tuple(rate for _, rate in each),
-            method="; ".join(dict.fromkeys(m.method for m, _ in each)),
+            method="; ".join(dict.fromkeys(_at(m.method, confidence) for m, _ in each)),
             origin=Origin(
                 host_domain=host,
                 arc_domain=each[0][0].arc_domain,

@@ -1,4 +1,4 @@
-"""The master table of a comparison as CSV, LaTeX, HTML and JSON. The same table gives the same bytes.
+"""The master table of a comparison as CSV, LaTeX, HTML and JSON, and its figure. Same table, same bytes.
 
 Rows that could not be evaluated stand in the CSV, the page and the JSON with what they need; the LaTeX table,
 which goes into a paper, names them under it.
@@ -14,14 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from darkhaloscope.contracts.checks import Status
-from darkhaloscope.contracts.config import Frozen
+from darkhaloscope.contracts.config import Frozen, parse
 from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.evaluation.ablation import Comparison, Row, Verdict
+from darkhaloscope.report.arm_bars import entries_of
 from darkhaloscope.report.numbers import measured_text
+from darkhaloscope.report.paper import PAPER, write_files
 from darkhaloscope.report.parts import domain_tag
-from darkhaloscope.report.report import templates
+from darkhaloscope.report.report import picture_of, templates
 
 NAME = "master_comparison"
 
@@ -45,12 +47,14 @@ class ArmFacts(Frozen):
 class MasterTable(Frozen):
     """A comparison with the facts of its arms.
 
-    absent   arms that the protocol declares and that were not given
+    absent     arms that the protocol declares and that were not given
+    deciding   what the protocol decides by, its `metrics.primary`: these endpoints are drawn
     """
 
     comparison: Comparison
     arms: tuple[ArmFacts, ...]
     absent: tuple[str, ...]
+    deciding: tuple[str, ...]
     protocol_version: str
     protocol: str
     seeds_min: int
@@ -58,7 +62,10 @@ class MasterTable(Frozen):
 
 
 def write_comparison(table: MasterTable, folder: Path) -> tuple[Path, ...]:
-    """Write the four files, each whole or not at all; DataError if the folder cannot be written."""
+    """Write the four files, and the figure into `paper`, each whole or not at all.
+
+    DataError if the folder cannot be written.
+    """
     texts = {
         "csv": render_csv(table),
         "tex": render_latex(table),
@@ -72,7 +79,29 @@ def write_comparison(table: MasterTable, folder: Path) -> tuple[Path, ...]:
             write_whole(paths[kind], text.encode())
         except OSError as error:
             raise DataError(str(paths[kind]), f"the table cannot be written: {error.strerror}") from error
-    return tuple(paths.values())
+    return (*paths.values(), _write_figure(table, folder / PAPER))
+
+
+def _write_figure(table: MasterTable, folder: Path) -> Path:
+    entries, absent = entries_of(table.comparison, table.deciding)
+    about = {
+        "title": f"Arms against {table.comparison.reference}",
+        "protocol": f"{table.protocol_version} ({table.protocol})",
+        "code_version": table.code_version,
+    }
+    missing = {f"figures/{name}": why for name, why in absent.items()}
+    return write_files(folder, entries, missing=missing, about=about)
+
+
+def read_comparison(folder: Path) -> MasterTable:
+    """The master table that a folder holds; ConfigError where its JSON is not one of this version's."""
+    path = folder / f"{NAME}.json"
+    return parse(json.loads(path.read_text(encoding="utf-8")), MasterTable, str(path))
+
+
+def holds_comparison(folder: Path) -> bool:
+    """Whether a comparison was written into a folder."""
+    return (folder / f"{NAME}.json").is_file()
 
 
 # --- words -----------------------------------------------------------------------------------------------
@@ -291,6 +320,7 @@ def render_html(table: MasterTable) -> str:
     world = templates()
     world.filters.update(measured=measured_text, p=p_text)
     found = table.comparison
+    entries, absent = entries_of(found, table.deciding)
     page = world.get_template("comparison.html").render(
         t=table,
         c=found,
@@ -300,6 +330,8 @@ def render_html(table: MasterTable) -> str:
         endpoints=by_endpoint(found.rows),
         head=_head,
         shown=evaluated(found.rows),
+        pictures=[picture_of(entry) for entry in entries],
+        undrawn=list(absent.values()),
     )
     return page.lstrip()
 

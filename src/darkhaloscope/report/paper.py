@@ -1,4 +1,4 @@
-r"""A paper's figures and tables from a run: files, what each came from, and what is absent.
+r"""A paper's figures and tables from a run or a comparison: files, what each came from, and what is absent.
 
 ::
 
@@ -14,7 +14,7 @@ The same results give the same bytes: nothing holds a date.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,9 @@ from darkhaloscope.report.catalogue import KINDS, Entry, figures_of, gates_of
 from darkhaloscope.report.figures import rendered
 from darkhaloscope.report.parts import manifests_of
 from darkhaloscope.report.run import RunResults
+
+PAPER = "paper"
+"""Folder of a run or a comparison that holds a paper's files."""
 
 FIGURE_KINDS = ("pdf", "png")
 
@@ -41,15 +44,38 @@ class TableFile(NamedTuple):
 
 
 def write_paper(results: RunResults, folder: Path) -> Path:
-    """Write all of it below `folder`; returns the index, which is written last.
+    """Write all of a run below `folder`; returns the index, which is written last.
 
     Files of an earlier writing that this run has no content for are removed. Raises DataError where the
     folder cannot be written.
     """
     entries, absent = figures_of(results)
-    made = tables_of(results)
     missing = {f"figures/{kind}": why for kind, why in absent.items()}
     missing |= {f"tables/{name}": why for name, why in absent_tables(results).items()}
+    about = {
+        "title": results.title,
+        "config": results.config,
+        "verdict": results.verdict,
+        "code_version": results.code_version,
+    }
+    return write_files(folder, entries, tables_of(results), missing=missing, about=about)
+
+
+def write_files(
+    folder: Path,
+    entries: Sequence[Entry],
+    made: Sequence[TableFile] = (),
+    *,
+    missing: Mapping[str, str],
+    about: Mapping[str, str],
+) -> Path:
+    """Figures, tables and captions below `folder`, and the index of them.
+
+    missing   what there is none of, by its path without a suffix, and why
+    about     what the index says first
+
+    Raises and removes as `write_paper` does.
+    """
     written = _Written(folder)
     try:
         for entry in entries:
@@ -62,14 +88,7 @@ def write_paper(results: RunResults, folder: Path) -> Path:
         every = tuple(dict.fromkeys(m for entry in entries for m in manifests_of(entry.value)))
         written.put("captions.tex", captions_tex(entries).encode(), every, f"{__name__}.captions_tex")
         _remove_stale(folder, set(written.files))
-        index = {
-            "title": results.title,
-            "config": results.config,
-            "verdict": results.verdict,
-            "code_version": results.code_version,
-            "files": written.files,
-            "absent": missing,
-        }
+        index = {**about, "files": written.files, "absent": dict(missing)}
         text = json.dumps(index, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(folder / "index.json", text.encode())
     except OSError as error:

@@ -18,7 +18,7 @@ from darkhaloscope.contracts.measured import Measured
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.report import figures
 from darkhaloscope.report.captions import SHORT_ID, short_id, words
-from darkhaloscope.report.catalogue import KINDS, figures_of
+from darkhaloscope.report.catalogue import KINDS, Entry, figures_of
 from darkhaloscope.report.numbers import finding_text, grouped, measured_text
 from darkhaloscope.report.parts import domain_tag, manifests_of
 from darkhaloscope.report.run import RunResults, Verdict
@@ -118,13 +118,18 @@ def _pictures(results: RunResults) -> dict[str, list[Picture]]:
     """The figures of a run by kind; those of stamps without an image."""
     made: dict[str, list[Picture]] = {kind.name: [] for kind in KINDS}
     for entry in figures_of(results)[0]:
-        uri, wide = "", False
-        if entry.kind not in PICTURED:
-            kind, mime = ("png", "png") if entry.kind in PIXELS else ("svg", "svg+xml")
-            figure = entry.draw(entry.value)
-            uri, wide = _uri(figures.rendered(figure, kind), mime), figure.get_figwidth() > figures.SINGLE
-        made[entry.kind].append(Picture(uri, words(entry.value), manifests_of(entry.value), wide))
+        made[entry.kind].append(picture_of(entry))
     return made
+
+
+def picture_of(entry: Entry) -> Picture:
+    """One figure as a page shows it."""
+    uri, wide = "", False
+    if entry.kind not in PICTURED:
+        kind, mime = ("png", "png") if entry.kind in PIXELS else ("svg", "svg+xml")
+        figure = entry.draw(entry.value)
+        uri, wide = _uri(figures.rendered(figure, kind), mime), figure.get_figwidth() > figures.SINGLE
+    return Picture(uri, words(entry.value), manifests_of(entry.value), wide)
 
 
 def _uri(content: bytes, kind: str) -> str:

@@ -49,6 +49,7 @@ class RunResults(Shown):
     gates          findings of the protocol: those that decide come first, the others are marked
     foundation     findings on the data before training
     reasons        the verdict in words, one sentence each
+    confidence     of the intervals of `contaminants`
     what_was_done  three lines; empty: a sentence is made from the config and the manifests
     limits         what this run in particular cannot say; added to what no run can
 
@@ -74,6 +75,7 @@ class RunResults(Shown):
     completeness: Completeness | None = None
     slices: tuple[Measured, ...] = ()
     contaminants: tuple[Measured, ...] = ()
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     hard_negatives: tuple[Measured, ...] = ()
     contaminant_rates: tuple[ContaminantRates, ...] = ()
     selection_maps: tuple[SelectionMap, ...] = ()

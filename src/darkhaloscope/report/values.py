@@ -7,7 +7,7 @@ Intervals are whatever `method` says, never computed here. Shares and probabilit
 Pixel cubes are (band, y, x) in g r z, nanomaggies per pixel, y up as in FITS.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -212,36 +212,54 @@ class ContaminantRates(Shown):
 
 
 class SeedValue(Shown):
-    """What one training seed gave."""
+    """What one training seed gave; None where only that it was trained is told."""
 
     seed: int
-    value: float
+    value: float | None = None
+
+
+Judged = Literal["significant", "differs", "equivalent", "inconclusive", ""]
+"""What a difference came to; empty where none was judged."""
 
 
 class Arm(Ranged):
-    """One arm of an ablation at one endpoint: its value over seeds, and each seed's own."""
+    """One arm of an ablation at one endpoint: its value over seeds, or its difference, and each seed's own.
+
+    remark   stands in the row of an arm that has no value
+    """
 
     arm: str
     n: int
     seeds: tuple[SeedValue, ...] = ()
+    verdict: Judged = ""
+    remark: str = ""
 
 
 class Endpoint(Shown):
-    """One endpoint of an ablation for every arm; `reference` is the value bars are drawn from."""
+    """One endpoint of an ablation for every arm.
+
+    reference   the value that bars are drawn from: 0 for differences
+    least       the least difference from it that counts, where one was stated beforehand
+    """
 
     quantity: str = Field(min_length=1)
     unit: str = ""
     arms: tuple[Arm, ...] = Field(min_length=1)
     reference: float | None = None
+    least: float | None = Field(default=None, gt=0)
     method: str
     origin: Origin
 
 
 class AblationBars(Shown):
-    """Arms by endpoints: every endpoint has the same arms in the same order."""
+    """Arms by endpoints: every endpoint has the same arms in the same order.
+
+    lacking   endpoints that could not be compared, each with its reason
+    """
 
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
     reference_label: str = "reference"
+    lacking: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _same_arms(self) -> Self:

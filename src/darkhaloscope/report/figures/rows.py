@@ -13,6 +13,7 @@ from darkhaloscope.contracts.checks import Bound, Finding, Status
 from darkhaloscope.report.figures.canvas import (
     BLUE,
     DOUBLE,
+    GREEN,
     INK,
     PALE,
     PERMITTED,
@@ -22,6 +23,7 @@ from darkhaloscope.report.figures.canvas import (
     SMALL,
     STATUS_COLOUR,
     STATUS_MARKER,
+    VERMILION,
     Look,
     axis_label,
     counted,
@@ -224,57 +226,102 @@ def _mark(axes: Axes, y: float, row: Ranged, which: Look, *, size: float = 3.8) 
 
 ENDPOINTS_ACROSS = 3
 
+VERDICT_LOOKS = {
+    "": Look(BLUE, "-", "o"),
+    "significant": Look(BLUE, "-", "o"),
+    "differs": Look(VERMILION, "-", "^"),
+    "equivalent": Look(GREEN, "-", "s"),
+    "inconclusive": Look(INK, "-", "D"),
+}
+"""A colour and a shape for each verdict; a mark that shows nothing is hollow."""
+
+_REMARK_SHARE = 0.6
+"""Of the room above a panel: what a remark in a row may take."""
+
 
 @drawn
 def ablation(value: AblationBars) -> Figure:
-    """A panel for each endpoint, a row for each arm: bar from the reference, interval, every seed a point."""
+    """A panel for each endpoint, a row for each arm: bar from the reference, interval, every seed a point.
+
+    The band is what does not count; the mark of a difference is its verdict's.
+    """
     arms, count = value.arms, len(value.endpoints)
     across = min(count, ENDPOINTS_ACROSS)
     height = max(_ROW * 1.25 * len(arms) + 0.62, 1.2)
     figure, panels, room = grid_of(count, columns=ENDPOINTS_ACROSS, row_height=height, extra=0.2)
     names = [fitted(arm, NAME_ROOM) for arm in arms]
     for place, (axes, endpoint) in enumerate(zip(panels, value.endpoints, strict=True)):
+        if endpoint.reference is not None:
+            axes.axvline(endpoint.reference, color=INK, lw=0.8, ls=_REFERENCE_DASH, zorder=3)
+        if endpoint.least is not None:
+            middle = endpoint.reference or 0.0
+            axes.axvspan(middle - endpoint.least, middle + endpoint.least, color=PALE, lw=0, zorder=0)
         for row, arm in enumerate(endpoint.arms):
-            _bar(axes, -row, arm, endpoint.reference)
+            _bar(axes, -row, arm, endpoint.reference, room * _REMARK_SHARE)
         axes.set(ylim=(-len(arms) + 0.4, 0.6), xlabel=axis_label(endpoint.quantity, endpoint.unit, room))
         axes.set_yticks([-i for i in range(len(arms))], names if place % across == 0 else [""] * len(arms))
         axes.tick_params(axis="y", length=0)
         if place % across == 0:
             axes.set_ylabel("arm")
-        if endpoint.reference is not None:
-            axes.axvline(endpoint.reference, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=3)
         axes.set_xlim(*_span(endpoint))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         note(axes, counted(*(arm.n for arm in endpoint.arms)), room)
-    handles = [handle(look(0), line=False, marker=True, ms=4)]
-    labels = ["value and interval"]
-    if any(arm.seeds for endpoint in value.endpoints for arm in endpoint.arms):
-        handles.append(handle(Look(INK, "none", "o"), line=False, marker=True, ms=2, mfc="white", mew=0.6))
-        labels.append("one seed")
-    if any(endpoint.reference is not None for endpoint in value.endpoints):
-        handles.append(handle(Look(INK, (0, (4, 2)), "none"), lw=0.8))
-        labels.append(value.reference_label)
+    handles, labels = _ablation_key(value)
     key(figure, handles, labels, width=SINGLE if count == 1 else 2 * SINGLE)
     return figure
 
 
-def _bar(axes: Axes, y: float, arm: Arm, reference: float | None) -> None:
-    if arm.value is not None:
-        start = 0.0 if reference is None else reference
-        axes.barh(y, arm.value - start, left=start, height=0.5, color=PERMITTED, lw=0, zorder=1)
+_REFERENCE_DASH = (0, (4, 2))
+
+
+def _bar(axes: Axes, y: float, arm: Arm, reference: float | None, room: float) -> None:
+    which = VERDICT_LOOKS[arm.verdict]
+    if arm.value is None:
+        if arm.remark:
+            white = {"boxstyle": "square,pad=0.15", "fc": "white", "ec": "none"}
+            words: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "bbox": white}
+            axes.text(0.03, y, fitted(arm.remark, room), fontsize=SMALL, color=QUIET, zorder=6, **words)
+        return
+    start = 0.0 if reference is None else reference
+    axes.barh(y, arm.value - start, left=start, height=0.5, color=PERMITTED, lw=0, zorder=1)
     for seed in arm.seeds:
-        axes.plot(seed.value, y, "o", color=INK, mfc="white", ms=2, mew=0.6, zorder=5)
+        if seed.value is not None:
+            axes.plot(seed.value, y, "o", color=INK, mfc="white", ms=2, mew=0.6, zorder=5)
     if arm.interval is not None:
-        axes.hlines(y, *arm.interval, color=BLUE, lw=1.2, zorder=4)
-    if arm.value is not None:
-        axes.plot(arm.value, y, "o", color=BLUE, ms=4, zorder=4)
+        axes.hlines(y, *arm.interval, color=which.colour, lw=1.2, zorder=4)
+    face = "white" if arm.verdict == "inconclusive" else which.colour
+    axes.plot(arm.value, y, which.marker, color=which.colour, mfc=face, ms=4, mew=0.9, zorder=4)
+
+
+def _ablation_key(value: AblationBars) -> tuple[list[Any], list[str]]:
+    """What stands for each mark that is drawn, with its words."""
+    arms = [arm for endpoint in value.endpoints for arm in endpoint.arms]
+    told = {arm.verdict for arm in arms if arm.value is not None} or {""}
+    handles: list[Any] = []
+    for verdict, which in VERDICT_LOOKS.items():
+        if verdict in told:
+            face = "white" if verdict == "inconclusive" else which.colour
+            handles.append(handle(which, line=False, marker=True, ms=4, mfc=face, mew=0.9))
+    labels: list[str] = [verdict or "value and interval" for verdict in VERDICT_LOOKS if verdict in told]
+    if any(seed.value is not None for arm in arms for seed in arm.seeds):
+        handles.append(handle(Look(INK, "none", "o"), line=False, marker=True, ms=2, mfc="white", mew=0.6))
+        labels.append("one seed")
+    if any(endpoint.least is not None for endpoint in value.endpoints):
+        handles.append(Patch(color=PALE))
+        labels.append("too small to count")
+    if any(endpoint.reference is not None for endpoint in value.endpoints):
+        handles.append(handle(Look(INK, _REFERENCE_DASH, "none"), lw=0.8))
+        labels.append(value.reference_label)
+    return handles, labels
 
 
 def _span(endpoint: Endpoint) -> tuple[float, float]:
-    known = [0.0 if endpoint.reference is None else endpoint.reference]
+    middle = 0.0 if endpoint.reference is None else endpoint.reference
+    least = endpoint.least or 0.0
+    known = [middle - least, middle + least]
     for arm in endpoint.arms:
         known += [v for v in (arm.value, arm.low, arm.high) if v is not None]
-        known += [seed.value for seed in arm.seeds]
+        known += [seed.value for seed in arm.seeds if seed.value is not None]
     pad = 0.06 * (max(known) - min(known)) or 0.5
     return min(known) - pad, max(known) + pad
 
