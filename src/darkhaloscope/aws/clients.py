@@ -144,11 +144,18 @@ class Key:
 
 @dataclass(frozen=True)
 class Aws:
-    """How AWS is asked: a region, the project's bucket, and for tests another endpoint. Holds no client."""
+    """How AWS is asked. Holds no client.
+
+    region    every request goes there
+    bucket    the project's own
+    endpoint  another server that speaks the protocols of AWS
+    retries   instead of what botocore is told for each service
+    """
 
     region: str
     bucket: str
     endpoint: str = ""
+    retries: int | None = None
 
     @classmethod
     def configured(cls, environment: Mapping[str, str] = os.environ) -> "Aws":
@@ -248,11 +255,12 @@ def _session(process: int) -> Any:  # noqa: ARG001 a forked child makes its own
 def _made(aws: Aws, service: str, process: int) -> Any:
     from botocore.config import Config
 
+    retries = RETRIES.get(service, _RETRIES) if aws.retries is None else aws.retries
     config = Config(
         region_name=aws.region,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS.get(service, _READ_SECONDS),
-        retries={"mode": "adaptive", "max_attempts": RETRIES.get(service, _RETRIES)},
+        retries={"mode": "adaptive", "max_attempts": retries},
         max_pool_connections=AT_ONCE,
     )
     client = _session(process).client(
