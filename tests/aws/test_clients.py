@@ -1,4 +1,4 @@
-"""The door to AWS: what is tried again, what each refusal is called, and that no vendor's error is let out."""
+"""The door to AWS: what is tried again, what each refusal is called; no error of a vendor gets through."""
 
 import contextlib
 import pickle
