@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if fault == "truncated" and data:
             self.wfile.write(data[: len(data) // 2])
-            self._hang_up()
+            self.close_connection = True  # politely, as if that had been all
             return
         if fault == "slow" and data:
             self.wfile.write(data[:1])

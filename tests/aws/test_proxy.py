@@ -1,5 +1,7 @@
 """The proxy itself: what it is told to do it does, and nothing else."""
 
+import http.client
+
 import pytest
 from tests.aws.proxy import Weather
 
@@ -78,6 +80,31 @@ def test_the_same_seed_meets_the_same_requests_with_the_same_faults():
     assert 40 < faults(1).count("reset") < 80
     assert None in faults(1)
     assert Weather().fault("GET /", ["reset"]) is None
+
+
+def _plainly(cloud, key):
+    """The body as a client gets it that checks nothing."""
+    there = http.client.HTTPConnection(cloud.url.removeprefix("http://"))
+    headers = {
+        "x-amz-checksum-mode": "ENABLED",
+        "Authorization": "AWS4-HMAC-SHA256 Credential=A/1/r/s3/aws4_request",
+    }
+    there.request("GET", f"/{cloud.aws.bucket}/data/{key}", headers=headers)
+    try:
+        return there.getresponse().read()
+    finally:
+        there.close()
+
+
+def test_its_damage_is_real_to_whoever_does_not_look(cloud):
+    cloud.files().write("x", b"12345678")
+    cloud.weather.first["GET data/x"] = ["altered", "truncated", "reset"]
+    assert _plainly(cloud, "x") == b"02345678"
+    with pytest.raises(http.client.IncompleteRead):
+        _plainly(cloud, "x")
+    with pytest.raises(ConnectionError):
+        _plainly(cloud, "x")
+    assert _plainly(cloud, "x") == b"12345678"
 
 
 def test_a_scripted_refusal_befalls_only_what_it_names(cloud):
