@@ -1,4 +1,6 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -11,8 +13,10 @@ from darkhaloscope.contracts.tables import SCORES, SPLITS
 class MemoryFiles:
     """A filesystem that is not the local one: the store must not know the difference."""
 
+    at_once = 4
+
     def __init__(self):
-        self.content = {}
+        self.content, self.lock = {}, threading.Lock()
 
     def read(self, path):
         if path not in self.content:
@@ -26,17 +30,56 @@ class MemoryFiles:
         self.content[path] = data
 
     def create(self, path, data):
-        return self.content.setdefault(path, data) is data
+        with self.lock:
+            return path not in self.content and self.content.setdefault(path, data) is data
 
     def names(self, path):
         prefix = f"{path}/" if path else ""
         return sorted({p.removeprefix(prefix).split("/")[0] for p in self.content if p.startswith(prefix)})
 
 
-@pytest.fixture(params=["local", "memory"])
-def writer(request, tmp_path):
-    files = LocalFiles(str(tmp_path / "d")) if request.param == "local" else MemoryFiles()
+@pytest.fixture(params=["local", "memory", "s3"])
+def files(request, tmp_path):
+    if request.param == "s3":
+        return request.getfixturevalue("cloud").files("some/where")
+    return LocalFiles(str(tmp_path / "d")) if request.param == "local" else MemoryFiles()
+
+
+@pytest.fixture
+def writer(files):
     return Writer(files, "d", SPLITS)
+
+
+def test_a_filesystem_keeps_its_five_promises(files):
+    with pytest.raises(FileNotFoundError):
+        files.read("a/b")
+    assert files.names("a") == files.names("") == []
+    files.write("a/b", b"old")
+    files.write("a/b", b"new")
+    assert files.read("a/b") == b"new"
+    assert not files.create("a/b", b"other")
+    assert files.read("a/b") == b"new"
+    assert files.create("a/c", b"")
+    assert not files.create("a/c", b"")
+    files.write("a/deep/d", b"x")
+    files.write("ab", b"x")
+    assert files.read("a/c") == b""
+    assert files.names("a") == ["b", "c", "deep"]
+    assert files.names("") == ["a", "ab"]
+
+
+def test_the_first_of_eight_racing_writers_wins(files):
+    texts = [f"writer {i}".encode() for i in range(8)]
+    start = threading.Barrier(8)
+
+    def race(text):
+        start.wait()
+        return files.create("commits/0.json", text)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(race, texts))
+    assert won.count(True) == 1
+    assert files.read("commits/0.json") == texts[won.index(True)]
 
 
 def test_rows_come_back_as_they_went_in(writer):

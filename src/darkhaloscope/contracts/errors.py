@@ -19,6 +19,8 @@
       CloudError
         CredentialsExpired      STOP: renew, then resume
         BudgetExceeded          asked, allowed, what to shrink
+        CloudRefused            what was asked, the cloud's own code for its no, what to do
+        CloudUnreachable        no whole answer, after all retries
 
 Arguments go to ``super().__init__`` unchanged and the sentence is made in ``__str__``: an exception that
 reformats its arguments cannot be unpickled, and a process pool that meets one dies instead of reporting it.
@@ -175,6 +177,22 @@ class BudgetExceeded(CloudError):
     """More was asked for than is allowed."""
 
     exit_code = EXIT_USAGE
+
+
+class CloudRefused(CloudError):
+    """The cloud answered, and the answer is no. `code` is its own word for why."""
+
+    def __init__(self, asked: str, code: str, problem: str, remedy: str = "") -> None:
+        super().__init__(asked, code, problem, remedy)
+        self.asked, self.code, self.problem, self.remedy = asked, code, problem, remedy
+
+    def __str__(self) -> str:
+        tail = f" ({self.remedy})" if self.remedy else ""
+        return f"{self.asked}: {self.problem} [{self.code}]{tail}"
+
+
+class CloudUnreachable(CloudError):
+    """No whole answer came, after all retries."""
 
 
 @contextmanager

@@ -17,10 +17,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +38,9 @@ MANIFEST, JOB, COMMITS, SHARDS = "manifest.json", "job.json", "commits", "shards
 
 class Files(Protocol):
     """The five things a store asks of a filesystem. Paths are relative, with forward slashes."""
+
+    at_once: ClassVar[int]
+    """Reads worth having under way together: 1 for a disk, many where each waits for an answer."""
 
     def read(self, path: str) -> bytes:
         """The whole content; FileNotFoundError where there is none."""
@@ -62,6 +66,8 @@ class Files(Protocol):
 @dataclass(frozen=True)
 class LocalFiles:
     """Files below a folder of this machine. Writes are atomic and reach the disk before they are seen."""
+
+    at_once: ClassVar[int] = 1
 
     root: str
 
@@ -112,6 +118,18 @@ def _draft(path: Path, data: bytes) -> Path:
         os.fchmod(file.fileno(), 0o644)  # a draft is made for its owner alone, a dataset for colleagues too
         os.fsync(file.fileno())
     return Path(name)
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def _each(files: Files, work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    """`work` of every item, in their order, as many at once as the filesystem is good for."""
+    if files.at_once <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(files.at_once) as pool:
+        return list(pool.map(work, items))
 
 
 class Commit(Frozen):
@@ -244,7 +262,7 @@ class Dataset:
     def read(self, columns: Iterable[str] | None = None) -> pa.Table:
         """All rows in shard order. Ask for few columns, or for a dataset that fits in memory."""
         wanted = list(columns) if columns is not None else None
-        pieces = [self.read_shard(key, wanted) for key in self.keys]
+        pieces = _each(self.files, lambda key: self.read_shard(key, wanted), self.keys)
         if pieces:
             return pa.concat_tables(pieces)
         schema = self.table.schema
@@ -287,8 +305,8 @@ class Writer:
 
     def committed(self) -> dict[str, Commit]:
         """Shards that are already finished, by key."""
-        names = [name for name in self.files.names(COMMITS) if name.endswith(".json")]
-        commits = (Commit.model_validate_json(self.files.read(f"{COMMITS}/{name}")) for name in names)
+        paths = [f"{COMMITS}/{name}" for name in self.files.names(COMMITS) if name.endswith(".json")]
+        commits = [Commit.model_validate_json(text) for text in _each(self.files, self.files.read, paths)]
         present = set(self.files.names(SHARDS))
         return {c.key: c for c in commits if c.file.removeprefix(f"{SHARDS}/") in present}
 
@@ -394,11 +412,11 @@ def write_rows(
     mark = fingerprint([dict(job), writer.table.name, writer.table.version, shard_rows])
     given = dict(inputs or {})
     writer.begin(job, mark, given)
-    keys = []
+    done, keys = writer.committed(), []
     for index, start in enumerate(range(0, max(rows.num_rows, 1), shard_rows)):
         key = f"{index:05d}"
         keys.append(key)
-        if key not in writer.committed():
+        if key not in done:
             writer.commit(key, writer.table.conform(rows.slice(start, shard_rows), where=writer.where))
     return writer.finish(keys, job, mark, given)
 

@@ -46,7 +46,8 @@ def run_local(
     description = job.model_dump(mode="json")
     inputs = {"source": source.fingerprint}
     writer.begin(description, job.identity, inputs)
-    todo = [key for key in source.keys if key not in writer.committed()]
+    done = writer.committed()
+    todo = [key for key in source.keys if key not in done]
     with _progress(job.job, source, todo, console) as advance:
         for commit in _commits(job, source, writer, todo, workers=workers, batch_rows=batch_rows):
             advance(commit)
