@@ -208,10 +208,13 @@ def test_intervals_of_the_calibration_error_hold_it_where_few_hosts_share_each_b
 
 
 def test_an_error_in_few_bins_is_held_less_often_by_the_plain_interval():
-    """How much noise adds to a sum of absolute values depends on how many bins are right."""
+    """How much noise adds to a sum of absolute values depends on how many bins are right.
+
+    The upper end allows for a broad error that noise hides: on the wide side for a narrow one.
+    """
     plain, debiased = ece_coverage("high at the top", SURVEY, 1000, of_hosts)
     assert 0.90 <= plain <= 0.97
-    assert 0.93 <= debiased <= 0.99
+    assert debiased >= 0.95
 
 
 @pytest.mark.parametrize(
