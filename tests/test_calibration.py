@@ -26,6 +26,7 @@ from darkhaloscope.stats import (
     cox,
     ece,
     ece_debiased,
+    ece_estimates,
     effective_n,
     effective_rows,
     log_score,
@@ -336,6 +337,82 @@ def test_a_replicate_of_the_errors_is_that_of_rows_repeated(rows):
             ece_debiased(p[again], y[again], 5)
     else:  # the root of a rounding error is 1e-8
         assert debiased == pytest.approx(ece_debiased(p[again], y[again], 5), abs=1e-7)
+
+
+def test_the_debiased_error_over_groups_is_the_mean_product_of_residuals_of_different_groups():
+    """Pair by pair, in bins of unequal groups; a bin of one group alone tells nothing and is left out."""
+    p, y, group = calibrated("pairs", n=300, hosts=25)
+    p = p.round(1)
+    bins = [np.isclose(p, b.p_mean) for b in reliability_bins(p, y, bins=200)]
+    assert len(bins) == len(np.unique(p))
+    group[bins[3]] = 7
+    total, rows = 0.0, 0
+    for inside in bins:
+        residual, own = (y - p)[inside], group[inside]
+        apart = own[:, None] != own
+        if apart.any():
+            total += inside.sum() * np.outer(residual, residual)[apart].mean()
+            rows += inside.sum()
+    assert rows < len(p)
+    expected = np.sqrt(max(total / rows, 0.0))
+    assert ece_debiased(p, y, 200, group) == pytest.approx(expected)
+    plain, debiased = ece_estimates(p, y, group, 200)
+    assert (plain.value, debiased.value) == pytest.approx((ece(p, y, 200), expected))
+    assert (plain.low, debiased.low, plain.method) == (None, None, "none")
+    assert "one group only" in plain.detail
+    with pytest.raises(DataError, match="two groups"):
+        ece_debiased(p, y, groups=np.zeros(len(p)))
+
+
+def test_the_error_is_not_biased_by_rows_that_share_groups():
+    """Every row five times: independent rows are then not, and only the error that is told so knows."""
+    naive, told = [], []
+    for i in range(150):
+        p, y, _ = calibrated(f"five {i}", n=200, hosts=200)
+        p, y, group = np.repeat(p, 5), np.repeat(y, 5), np.repeat(np.arange(200), 5)
+        naive.append(ece_debiased(p, y) ** 2)
+        told.append(_residual_square(p, y, group))
+    assert abs(np.mean(told)) < 3 * np.std(told) / np.sqrt(150)
+    assert np.mean(naive) > 5 * np.std(naive) / np.sqrt(150)
+
+
+def _residual_square(p, y, group):
+    """The square that `ece_debiased` is the root of, where it is negative too."""
+    total = 0.0
+    for b in _rows_of(reliability_bins(p, y), p):
+        s = np.bincount(group[b], (y - p)[b])
+        n = np.bincount(group[b])
+        total += b.sum() * (s.sum() ** 2 - (s**2).sum()) / (n.sum() ** 2 - (n**2).sum())
+    return total / len(p)
+
+
+def test_intervals_of_the_error_are_the_same_whatever_the_order_and_the_names_of_groups():
+    p, y, group = calibrated("order")
+    order = stream(1, "test", "order").permutation(len(p))
+    found = ece_estimates(p, y, group)
+    for again in (
+        ece_estimates(p[order], y[order], group[order]),
+        ece_estimates(p, y, np.array([f"host {i}" for i in group])),
+    ):
+        for a, b in zip(found, again, strict=True):
+            assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=2e-3)
+    for estimate in found:
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    wide = ece_estimates(p, y, group, confidence=0.99)
+    assert all(a.high < b.high for a, b in zip(found, wide, strict=True))
+    assert found == ece_estimates(p, y, group)
+
+
+def test_what_has_no_calibration_error_to_estimate_says_so():
+    p, y, group = calibrated("one class")
+    for none in ece_estimates(p, np.ones(len(p)), group):
+        assert (none.value, none.low) == (None, None)
+        assert "empty" in none.detail
+    certain = ece_estimates(y, y, group)
+    assert [e.value for e in certain] == [0.0, 0.0]
+    assert all("do not differ" in e.detail and e.low is None for e in certain)
+    with pytest.raises(DataError, match="between 0 and 1"):
+        ece_estimates([2.0, 0.5], [1, 0], None)
 
 
 def test_reliability_bins_are_those_of_the_ece():

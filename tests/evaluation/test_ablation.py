@@ -86,6 +86,8 @@ def covered(intervals, truth):
 SCATTER = {
     "seeds": ({"seed_sd": 0.25}, (20, np.inf)),
     "both": ({"seed_sd": 0.15, "recipe_sd": 0.8}, (1.2, 8)),
+    "both, seeds less": ({"seed_sd": 0.06, "recipe_sd": 1.0, "own_sd": 0.4}, (0.25, 0.7)),
+    "both, rows more": ({"seed_sd": 0.02, "recipe_sd": 1.0, "own_sd": 0.4}, (0.1, 0.3)),
     "rows": ({"seed_sd": 0.002, "recipe_sd": 1.2, "own_sd": 0.2}, (0, 0.15)),
 }
 """What the difference's variance is made of, and between which values the ratio of its parts then lies."""
@@ -102,13 +104,27 @@ def test_the_interval_of_a_difference_covers_it(seeds, dominant):
     assert 0.93 <= covered([c.interval(0.95) for c in every], rates[1] - rates[0]) <= 0.97
 
 
-def test_three_seeds_never_err_on_the_narrow_side():
-    """Cochran's quantile is exact where one part is all and too wide between: .972 at most."""
-    rng = np.random.default_rng(11)
-    found, rates = detections(rng, 1200, (0.2, 0.45), 3, seed_sd=0.02, recipe_sd=1.0, own_sd=0.4)
-    every = [c[0] for c in combined(found, rng)]
-    assert 0.15 <= np.mean([c.between for c in every]) / np.mean([c.within for c in every]) <= 0.7
-    assert 0.95 <= covered([c.interval(0.95) for c in every], rates[1] - rates[0]) <= 0.99
+def normal_model(rng, n, seeds, ratio):
+    """Networks whose mean the seeds move by `ratio` of the variance that the rows do."""
+    values = rng.normal(size=(n, 1)) + np.sqrt(ratio * seeds) * rng.normal(size=(n, seeds))
+    within = rng.chisquare(CLUSTERS - 1, n) / (CLUSTERS - 1)
+    return [combine(v, np.full((seeds, seeds), c), CLUSTERS) for v, c in zip(values, within, strict=True)]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 15.0])
+def test_neither_quantile_alone_covers_three_seeds_as_both_together_do(ratio):
+    """Cochran's is too wide where seeds and rows do alike, Satterthwaite's too narrow where seeds do more."""
+    every = normal_model(np.random.default_rng(11), 8000, 3, ratio)
+    b, c = (np.array([getattr(e, name) for e in every]) for name in ("between", "within"))
+    freedom = (b + c) ** 2 / (b**2 / 2 + c**2 / (CLUSTERS - 1))
+    t3, tm = distributions.t.ppf(0.975, [2, CLUSTERS - 1])
+    off = np.abs([e.value for e in every]) / np.sqrt(b + c)
+    cochran = np.mean(off < (b * t3 + c * tm) / (b + c))
+    satterthwaite = np.mean(off < distributions.t.ppf(0.975, freedom))
+    found = covered([e.interval(0.95, (-np.inf, np.inf)) for e in every], 0.0)
+    assert satterthwaite < found < cochran
+    assert 0.93 <= found <= 0.97
+    assert cochran > 0.965 if ratio < 1 else satterthwaite < 0.93
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +214,8 @@ def test_the_quantile_is_students_at_both_ends():
     assert of(1.0, 0.0, 3) == pytest.approx(4.3027, abs=1e-4)
     assert of(1.0, 0.0, 5) == pytest.approx(2.7764, abs=1e-4)
     assert of(0.0, 1.0, 3) == pytest.approx(distributions.t.ppf(0.975, 60))
-    assert of(1.0, 1.0, 3) == pytest.approx((4.3027 + 2.0003) / 2, abs=1e-4)
+    cochran, satterthwaite = (4.3027 + 2.0003) / 2, distributions.t.ppf(0.975, 4 / (1 / 2 + 1 / 60))
+    assert of(1.0, 1.0, 3) == pytest.approx((2 * cochran + satterthwaite) / 3, abs=1e-4)
 
 
 def test_seeds_that_agree_by_chance_make_no_interval_narrower_than_one_without_seeds():

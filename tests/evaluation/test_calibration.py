@@ -23,7 +23,7 @@ from darkhaloscope.evaluation.calibration import (
 )
 from darkhaloscope.evaluation.calibrators import KINDS, Calibrator, NotFitted, fit_calibrator
 from darkhaloscope.evaluation.samples import Run, labelled, negatives, positives
-from darkhaloscope.stats import at_prevalence, ece, ece_debiased, log_score
+from darkhaloscope.stats import at_prevalence, ece, ece_debiased, ece_estimates, log_score
 
 
 def sky(name, n, *, stretch=1.0, positives_kept=1.0, per_group=4):
@@ -390,26 +390,18 @@ def test_one_class_alone_is_an_error(test_rows, calib, run):
         calibration_measures(test_rows, calib.slice(0, 0), run)
 
 
-def test_the_error_as_stated_is_that_of_whole_groups_drawn_again(test_rows, run):
-    """The rows of each replicate, written out."""
-    rows = test_rows.slice(0, 600)
-    pos, neg = positives(rows), negatives(rows)
+def test_the_error_as_stated_knows_which_rows_share_a_group(test_rows, run):
+    pos, neg = positives(test_rows), negatives(test_rows)
     prob, label, groups = labelled(pos, neg)
-    number = np.unique(groups, return_inverse=True)[1]
-    members = [np.flatnonzero(number == g) for g in range(number.max() + 1)]
-    rng = stream(run.seed, "evaluation/bootstrap", "rows")
-    drawn = [
-        np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        for _ in range(100)
-    ]
-    for found, measure in zip(ece_as_stated(pos, neg, run), (ece, ece_debiased), strict=True):
-        low, high = np.percentile([measure(prob[at], label[at]) for at in drawn], [2.5, 97.5])
-        value = measure(prob, label)
-        assert (found.value, found.low, found.high) == pytest.approx((value, min(low, value), high), abs=1e-9)
-    assert [m.name for m in ece_as_stated(pos, neg, run)] == [
-        "calibration_ece_synth",
-        "calibration_ece_debiased_synth",
-    ]
+    found = ece_as_stated(pos, neg, run)
+    assert [m.name for m in found] == ["calibration_ece_synth", "calibration_ece_debiased_synth"]
+    values = ece(prob, label), ece_debiased(prob, label, groups=groups)
+    assert [m.value for m in found] == pytest.approx(values)
+    for measured, estimate in zip(found, ece_estimates(prob, label, groups), strict=True):
+        assert (measured.low, measured.high) == (estimate.low, estimate.high)
+        assert 0 < measured.low < measured.value < measured.high
+        assert (measured.n, measured.n_clusters) == (len(prob), len(set(groups)))
+        assert measured.method.startswith("inverted test")
 
 
 def test_reliability_is_data_for_a_figure(test_rows, calib, run):

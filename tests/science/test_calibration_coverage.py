@@ -13,9 +13,11 @@ from scipy import special
 
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.stats import (
+    EceReplicates,
     PriorShift,
     brier_skill_estimate,
     cox,
+    ece_estimates,
     log_score_estimate,
     reliability_bins,
 )
@@ -40,6 +42,7 @@ class Design(NamedTuple):
 
 MANY = Design(2000, 10, 0.5, 0.3, 2.0)  # 10,000 negatives: 100 / .01
 FEW = Design(1000, 3, 0.5, 0.3, 2.0)
+SURVEY = Design(400, 8, 0.5, 0.3, 2.0)
 
 
 def experiment(rng, design):
@@ -134,3 +137,90 @@ def test_brier_skill_where_arcs_are_rare_needs_100_negatives_for_each_arc_it_exp
     print(f"{found:.3f} with 100 / prevalence negatives, {control:.3f} with 1.5 / prevalence")
     assert 0.93 <= found <= 0.97
     assert control < 0.90
+
+
+# calibration error
+
+MODELS = {
+    "right": lambda x: x,
+    "a little high": lambda x: x + 0.15,
+    "sure": lambda x: 1.3 * x,
+    "too sure": lambda x: 2 * x,
+    "high": lambda x: x + 0.5,
+    "high at the top": lambda x: np.where(x > 1.65, x + 1.5, x),
+}
+"""Logits that are stated, of the right ones. The last is wrong in three bins of 15."""
+
+
+def true_errors(model, design, bins=15):
+    """Of all rows there are: mean absolute and root mean square residual of bins of equal mass."""
+    x = design.width * special.ndtri((np.arange(20000 * bins) + 0.5) / (20000 * bins))
+    residual = (special.expit(x) - special.expit(MODELS[model](x))).reshape(bins, -1).mean(axis=1)
+    return np.abs(residual).mean(), np.sqrt((residual**2).mean())
+
+
+def drawn_again(p, y, host, boots, rng):
+    """Percentiles of both errors of hosts drawn again: a bootstrap."""
+    errors = EceReplicates(p, y, host)
+    m = errors.n_groups
+    found = [errors.of(np.bincount(rng.integers(m, size=m), minlength=m)) for _ in range(boots)]
+    return np.nanpercentile(found, [2.5, 97.5], axis=0).T
+
+
+def ece_coverage(model, design, experiments, interval):
+    """Shares of experiments whose intervals of the plain and of the debiased error hold the true ones."""
+    rng, truths, held = stream(43, "test", f"ece {model} {design}"), true_errors(model, design), []
+    for _ in range(experiments):
+        p, y, host = experiment(rng, design)
+        stated = special.expit(MODELS[model](special.logit(p)))
+        ends = interval(stated, y, host, rng)
+        held.append([low <= truth <= high for (low, high), truth in zip(ends, truths, strict=True)])
+    found = np.mean(held, axis=0)
+    print(f"{model}, {design}: plain {found[0]:.3f}, debiased {found[1]:.3f}")
+    return found
+
+
+def of_hosts(p, y, host, rng):
+    del rng
+    return [(e.low, e.high) for e in ece_estimates(p, y, host)]
+
+
+def of_rows(p, y, host, rng):
+    del host, rng
+    return [(e.low, e.high) for e in ece_estimates(p, y, None)]
+
+
+def of_bootstrap(p, y, host, rng):
+    return drawn_again(p, y, host, 200, rng)
+
+
+@pytest.mark.parametrize("model", ["right", "a little high", "sure", "too sure", "high"])
+def test_intervals_of_the_calibration_error_hold_it_as_often(model):
+    found = ece_coverage(model, SURVEY, 1000, of_hosts)
+    assert np.all((found >= 0.93) & (found <= 0.97))
+
+
+@pytest.mark.parametrize("model", ["right", "sure", "high"])
+def test_intervals_of_the_calibration_error_hold_it_where_few_hosts_share_each_bin(model):
+    """60 hosts of 20 rows, four to a bin: on the wide side where the error is less than its noise."""
+    found = ece_coverage(model, Design(), 1000, of_hosts)
+    assert np.all((found >= 0.93) & (found <= 0.99))
+
+
+def test_an_error_in_few_bins_is_held_less_often_by_the_plain_interval():
+    """How much noise adds to a sum of absolute values depends on how many bins are right.
+
+    The upper end allows for a broad error that noise hides: on the wide side for a narrow one.
+    """
+    plain, debiased = ece_coverage("high at the top", SURVEY, 1000, of_hosts)
+    assert 0.90 <= plain <= 0.97
+    assert debiased >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("interval", "model", "design"),
+    [(of_rows, "sure", Design()), (of_bootstrap, "sure", Design()), (of_bootstrap, "right", SURVEY)],
+)
+def test_other_intervals_of_the_calibration_error_fail(interval, model, design):
+    """Rows are not independent; and a bootstrap is biased up, most where there is little to find."""
+    assert np.all(ece_coverage(model, design, 150, interval) < 0.85)

@@ -11,12 +11,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from scipy import special
 
 from darkhaloscope.contracts.errors import DataError, SplitLeakage
 from darkhaloscope.contracts.measured import ArcDomain, HostDomain, Measured
-from darkhaloscope.contracts.random import stream
 from darkhaloscope.evaluation.calibrators import KINDS, Calibrator, Kind, NotFitted, fit_calibrator
 from darkhaloscope.evaluation.recovery import OF_THE_IMAGING, bins_of
 from darkhaloscope.evaluation.samples import (
@@ -30,7 +28,6 @@ from darkhaloscope.evaluation.samples import (
     positives,
 )
 from darkhaloscope.stats import (
-    EceReplicates,
     Estimate,
     PriorShift,
     ReliabilityBin,
@@ -38,8 +35,7 @@ from darkhaloscope.stats import (
     brier_skill_estimate,
     clustered_binomial,
     cox,
-    ece,
-    ece_debiased,
+    ece_estimates,
     effective_n,
     log_score_estimate,
     prevalence_weights,
@@ -175,7 +171,7 @@ def calibration_measures(
     own = PriorShift(prevalence, rows.share)
     fitted = [(kind, prob) for kind, prob in probs if not isinstance(prob, str)]
     moved = [at_prevalence(prob, *own) for _, prob in fitted]
-    errors = _ece_estimates(moved, rows.label, rows.group, run)
+    errors = [_ece_estimates(prob, rows.label, rows.group, run) for prob in moved]
     figures = {
         kind: [*_errors(pair, run, rows.share), *_figures(prob, rows, run, own)]
         for (kind, prob), pair in zip(fitted, errors, strict=True)
@@ -316,48 +312,16 @@ def ece_as_stated(pos: Sample, neg: Sample, run: Run) -> list[Measured]:
         f"at the prevalence of these rows, {labels.mean():.3g}"
     )
     names = ("calibration_ece_synth", "calibration_ece_debiased_synth")
-    found = _ece_estimates([scores], labels, groups, run)[0]
+    found = _ece_estimates(scores, labels, groups, run)
     return [
         run.measured(name, estimate, host_domain(pos, neg), ArcDomain.SIM, detail=note)
         for name, estimate in zip(names, found, strict=True)
     ]
 
 
-def _ece_estimates(
-    probs: Sequence[Vector], labels: Vector, groups: Text, run: Run
-) -> list[tuple[Estimate, Estimate]]:
-    """ECE and debiased ECE of each vector of probabilities, from common replicates."""
-    bins = run.protocol.calibration.bins
-    drawn = _ece_draws([EceReplicates(prob, labels, groups, bins) for prob in probs], run)
-    return [
-        (
-            _biased_up(ece(prob, labels, bins), drawn[:, i, 0], groups),
-            _biased_up(ece_debiased(prob, labels, bins), drawn[:, i, 1], groups),
-        )
-        for i, prob in enumerate(probs)
-    ]
-
-
-def _biased_up(value: float, draws: Vector, groups: Text) -> Estimate:
-    # Resampled rows repeat, which adds to an absolute error: the percentiles lie above the value.
-    low, high = np.percentile(draws, [2.5, 97.5])
-    method = "bootstrap percentile, biased up"
-    return Estimate(value, min(float(low), value), float(high), len(groups), len(set(groups)), method)
-
-
-def _ece_draws(replicates: Sequence[EceReplicates], run: Run) -> NDArray[np.float64]:
-    """Both errors of resampled groups, (replicate, probabilities, 2); samples of one class are drawn anew."""
-    boots, m = run.protocol.statistics.bootstrap, replicates[0].n_groups
-    rng = stream(run.seed, "evaluation/bootstrap", "rows")
-    out: list[NDArray[np.float64]] = []
-    for _ in range(10 * boots):
-        counts = np.bincount(rng.integers(m, size=m), minlength=m).astype(np.int32)
-        found = np.array([replicate.of(counts) for replicate in replicates])
-        if np.isfinite(found).all():
-            out.append(found)
-        if len(out) == boots:
-            return np.array(out)
-    raise DataError("scores", "are too few for a bootstrap of the calibration error")
+def _ece_estimates(prob: Vector, labels: Vector, groups: Text, run: Run) -> tuple[Estimate, Estimate]:
+    rules = run.protocol
+    return ece_estimates(prob, labels, groups, rules.calibration.bins, confidence=rules.statistics.confidence)
 
 
 # --- for a figure -----------------------------------------------------------------------------------------

@@ -9,17 +9,15 @@ return an `Estimate` give `value=None` and say why in `detail`, so that a check 
 """
 
 from darkhaloscope.stats.calibration import (
-    EceReplicates,
     ReliabilityBin,
     brier,
     brier_skill,
     brier_skill_estimate,
-    ece,
-    ece_debiased,
     log_score,
     log_score_estimate,
     reliability_bins,
 )
+from darkhaloscope.stats.calibration_error import EceReplicates, ece, ece_debiased, ece_estimates
 from darkhaloscope.stats.counts import (
     BinomialMethod,
     binomial,
@@ -117,6 +115,7 @@ __all__ = [
     "detectable_share",
     "ece",
     "ece_debiased",
+    "ece_estimates",
     "effective_n",
     "effective_rows",
     "holm",

@@ -1,15 +1,16 @@
-"""How far stated probabilities are from what happens: calibration error, reliability, proper scores.
+"""How far stated probabilities are from what happens: reliability and proper scores.
 
 Intervals at a prevalence are a delete-one-group jackknife with Student's t (`prevalence.jackknife_half`).
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.stats.calibration_error import Binned
 from darkhaloscope.stats.counts import clustered_binomial, effective_rows
 from darkhaloscope.stats.prevalence import (
     ClassSums,
@@ -20,117 +21,8 @@ from darkhaloscope.stats.prevalence import (
     moved_text,
     probabilities,
 )
-from darkhaloscope.stats.resampling import Counts, Estimate
+from darkhaloscope.stats.resampling import Estimate
 from darkhaloscope.stats.rows import Rows, Vector, checked_rows
-
-# --- expected calibration error ---------------------------------------------------------------------------
-
-
-def ece(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error in bins of equal mass (Naeini, Cooper & Hauskrecht 2015, in our binning).
-
-    Equal probabilities share a bin, so the order of rows does not matter. It is biased up in small samples
-    (.06 for a perfect model at n = 300) and dominated by the larger class. Raises DataError where a class is
-    empty or a probability lies outside 0 … 1.
-    """
-    return float(_ece_pair(_binned(prob, label, bins).means())[0])
-
-
-def ece_debiased(prob: ArrayLike, label: ArrayLike, bins: int = 15) -> float:
-    """Root of the squared calibration error less what sampling alone gives it; 0 where that is negative.
-
-    sum_b w_b [(y - p)² - y (1 - y)/(n_b - 1)] over bins of at least two rows, binned as `ece`. Raises
-    DataError as it does, and where no bin has two.
-    """
-    found = float(_ece_pair(_binned(prob, label, bins).means())[1])
-    if np.isnan(found):
-        raise DataError("ece_debiased", "no bin holds two rows", f"fewer than {bins} bins")
-    return found
-
-
-class EceReplicates:
-    """`ece` and `ece_debiased` of the same rows again and again, each group so often as it is drawn.
-
-    Rows are sorted once; a replicate is what those functions make of rows repeated, to the last bits.
-    """
-
-    def __init__(self, prob: ArrayLike, label: ArrayLike, groups: ArrayLike, bins: int = 15) -> None:
-        self._rows = _binned(prob, label, bins, groups)
-
-    @property
-    def n_groups(self) -> int:
-        """How many groups there are."""
-        return int(self._rows.group.max()) + 1
-
-    def of(self, counts: Counts) -> Vector:
-        """Both, when each group counts so often; NaN where one is then not defined."""
-        if not counts.any():
-            return np.full(2, np.nan)
-        return _ece_pair(self._rows.means(counts[self._rows.group]))
-
-
-class _Means(NamedTuple):
-    """Rows of each bin that holds any, and the means of probability and label there."""
-
-    size: Vector
-    prob: Vector
-    label: Vector
-
-
-def _ece_pair(bins: _Means) -> Vector:
-    positives = float(bins.size @ bins.label)
-    if not 0 < positives < bins.size.sum():
-        return np.full(2, np.nan)
-    plain = (bins.size * np.abs(bins.label - bins.prob)).sum() / bins.size.sum()
-    size, prob, label = (x[bins.size > 1] for x in bins)
-    if not len(size):
-        return np.array([plain, np.nan])
-    square = (label - prob) ** 2 - label * (1 - label) / (size - 1)
-    return np.array([plain, np.sqrt(max((size * square).sum() / size.sum(), 0.0))])
-
-
-class _Binned:
-    """Rows in ascending order of probability, equal ones in blocks that no bin cuts."""
-
-    def __init__(self, rows: Rows, bins: int) -> None:
-        self.order = np.argsort(rows.score, kind="stable")
-        p = rows.score[self.order]
-        self.first = np.flatnonzero(np.r_[True, p[1:] != p[:-1]]) if len(p) else np.zeros(0, np.intp)
-        self.prob, self.bins = p[self.first], bins
-        self.label, self.group = rows.positive[self.order].astype(np.float64), rows.group[self.order]
-
-    def bin_of_blocks(self, weight: Vector) -> NDArray[np.intp]:
-        """The bin that holds the middle of each block's weight."""
-        end = np.cumsum(weight)
-        middle = (end - weight / 2) / end[-1]
-        return np.asarray(np.minimum((middle * self.bins).astype(np.intp), self.bins - 1))
-
-    def means(self, counts: NDArray[Any] | None = None) -> _Means:
-        """Means in each bin when each row counts so often."""
-        w = np.ones(len(self.label)) if counts is None else counts.astype(np.float64)
-        weight = np.add.reduceat(w, self.first)
-        which = self.bin_of_blocks(weight)
-        size = np.asarray(np.bincount(which, weight, self.bins), dtype=np.float64)
-        used = size > 0
-        sums = (weight * self.prob, np.add.reduceat(w * self.label, self.first))
-        prob, label = (np.bincount(which, x, self.bins)[used] / size[used] for x in sums)
-        return _Means(size[used], prob, label)
-
-    def bin_of_rows(self) -> NDArray[np.intp]:
-        """The bin of each row, in the order the rows came in."""
-        size = np.diff(np.r_[self.first, len(self.label)])
-        out = np.empty(len(self.label), np.intp)
-        out[self.order] = np.repeat(self.bin_of_blocks(size.astype(np.float64)), size)
-        return out
-
-
-def _binned(prob: ArrayLike, label: ArrayLike, bins: int, groups: ArrayLike | None = None) -> _Binned:
-    rows = checked_rows(prob, label, groups)
-    if rows.lacks_a_class:
-        raise DataError("ece", "calibration needs both classes")
-    probabilities(rows.score)
-    return _Binned(rows, bins)
-
 
 # --- reliability ------------------------------------------------------------------------------------------
 
@@ -167,7 +59,7 @@ def reliability_bins(
     probabilities(rows.score)
     if not len(rows.score):
         return ()
-    which = _Binned(rows, bins).bin_of_rows()
+    which = Binned(rows, bins).bin_of_rows()
     return tuple(_reliability(rows, which == b, confidence) for b in np.unique(which))
 
 

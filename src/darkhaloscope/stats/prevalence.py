@@ -130,9 +130,6 @@ def jackknife_half(
     """Half widths of intervals, their methods, and why there are none.
 
     departures   how far each estimate moves when a group is left out, (group, estimate)
-
-    The variance of m groups' departures d is as sure as 2 m / (k - 1) degrees of freedom make it, with their
-    kurtosis k = m sum d^4 / (sum d²)²: few where few groups carry the estimate, as at a low prevalence.
     """
     m, least = sums.m, sums.fewest - 1
     none = (f"cluster jackknife, t{max(least, 0)}",) * departures.shape[1]
@@ -141,10 +138,20 @@ def jackknife_half(
     square = (departures**2).sum(axis=0)
     if not square.all():
         return None, none, "the clusters do not differ, so there is no interval"
-    kurtosis = m * (departures**4).sum(axis=0) / square**2
-    freedom = 2 * m / np.maximum(kurtosis - 1, 2 * m / least)
+    freedom = freedom_of(departures, least)
     half = distributions.t.ppf((1 + confidence) / 2, freedom) * np.sqrt((m - 1) / m * square)
     return np.asarray(half), tuple(f"cluster jackknife, t{f:.3g}" for f in freedom), ""
+
+
+def freedom_of(departures: NDArray[np.float64], least: int) -> Vector:
+    """Degrees of freedom of the variance of m groups' departures, (group, estimate), `least` at most.
+
+    2 m / (k - 1), with the kurtosis k = m sum d^4 / (sum d²)² of the departures d: few where few groups carry
+    the estimate, as at a low prevalence.
+    """
+    m, square = len(departures), (departures**2).sum(axis=0)
+    kurtosis = m * (departures**4).sum(axis=0) / square**2
+    return np.asarray(2 * m / np.maximum(kurtosis - 1, 2 * m / least))
 
 
 def moved_text(moved: int, n: int) -> str:
