@@ -5,9 +5,12 @@ rows, shards are named by content, and the manifest lists them in the order of t
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 
 from rich.console import Console
 
@@ -47,9 +50,7 @@ def _commits(
         return
     # spawn: a forked child of a process that has started threads (BLAS, PyTorch) can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(keys)), mp_context=context, initializer=one_thread_each
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, len(keys)), mp_context=context, initializer=_begin_worker) as pool:
         futures = {pool.submit(execute_shard, job, source, writer, key, batch_rows): key for key in keys}
         try:
             for future in as_completed(futures):
@@ -65,3 +66,16 @@ def _result(future: "Future[Commit]", job: Job, key: str) -> Commit:
     except BrokenProcessPool as error:
         cause = "a worker process died (out of memory, or killed)"
         raise JobFailed(job.job, key, "", cause) from error
+
+
+def _begin_worker() -> None:
+    """One thread, and an end with the parent: a pool's workers would wait for a killed parent for ever."""
+    one_thread_each()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,4 +1,4 @@
-"""What every engine does around its shards: claim the folder, leave out what is done, show progress, finish."""
+"""What every engine does around its shards: claim the folder, skip what is done, show progress, finish."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

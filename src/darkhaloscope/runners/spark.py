@@ -115,7 +115,7 @@ class _Work:
     batch_rows: int
 
     def shard(self, key: str) -> Commit | DarkhaloscopeError:
-        """The commit of a shard, or the error that stops the run; what may pass when tried again is raised."""
+        """The commit of a shard, or the error that ends the run; what another try may mend is raised."""
         try:
             return execute_shard(self.job, self.source, self.writer, key, self.batch_rows)
         except CredentialsExpired as error:
@@ -126,10 +126,13 @@ class _Work:
             return error
 
 
-class _Gathered(AccumulatorParam[list[Commit | DarkhaloscopeError]]):
+class _Gathered(AccumulatorParam[list[Commit | DarkhaloscopeError]]):  # type: ignore[misc]
     """Outcomes of finished tasks, on the driver as they come in."""
 
-    def zero(self, value: list[Commit | DarkhaloscopeError]) -> list[Commit | DarkhaloscopeError]:
+    def zero(
+        self,
+        value: list[Commit | DarkhaloscopeError],  # noqa: ARG002 - Spark's signature
+    ) -> list[Commit | DarkhaloscopeError]:
         """Nothing yet."""
         return []
 
