@@ -25,12 +25,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from darkhaloscope.contracts.errors import CredentialsExpired, DarkhaloscopeError, StoreError
+from benchmarks.faulty_files import Fault, FaultyFiles
+from darkhaloscope.contracts.errors import DarkhaloscopeError, StoreError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import (
@@ -53,85 +54,9 @@ from darkhaloscope.stamps.harvest import HarvestSky
 from darkhaloscope.survey.priors import SkyPriors
 from darkhaloscope.survey.sky import plan_bricks
 
-Action = Literal["raise", "expire", "kill", "kill-executor", "pause"]
 QUIET = Console(quiet=True)
 MOST_STARTS = 6
 _ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that happens, so many times, at an operation on paths that begin in a certain way."""
-
-    operation: Literal["open", "read", "write", "create"]
-    path: str
-    when: Literal["before", "after"]
-    action: Action
-    times: int = 1
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class FaultyFiles:
-    """Files of this machine on which faults happen. `marks` is a folder that remembers which have."""
-
-    inner: LocalFiles
-    faults: tuple[Fault, ...]
-    marks: str
-
-    def read(self, path: str) -> bytes:
-        return self._with("read", path, lambda: self.inner.read(path))
-
-    def open(self, path: str) -> Any:
-        return self._with("open", path, lambda: self.inner.open(path))
-
-    def write(self, path: str, data: bytes) -> None:
-        self._with("write", path, lambda: self.inner.write(path, data))
-
-    def create(self, path: str, data: bytes) -> bool:
-        return self._with("create", path, lambda: self.inner.create(path, data))
-
-    def names(self, path: str) -> list[str]:
-        return self.inner.names(path)
-
-    def _with(self, operation: str, path: str, effect: Any) -> Any:
-        self._happen(operation, path, "before")
-        result = effect()
-        self._happen(operation, path, "after")
-        return result
-
-    def _happen(self, operation: str, path: str, when: str) -> None:
-        for k, fault in enumerate(self.faults):
-            here = (fault.operation, fault.when) == (operation, when) and path.startswith(fault.path)
-            if here and self._first(k, fault.times):
-                _happen(fault, path)
-
-    def _first(self, fault: int, times: int) -> bool:
-        """Whether the fault has not happened so many times yet; a mark is made exclusively."""
-        Path(self.marks).mkdir(parents=True, exist_ok=True)
-        for time_ in range(times):
-            try:
-                os.close(os.open(f"{self.marks}/{fault}-{time_}", os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                continue
-            return True
-        return False
-
-
-def _happen(fault: Fault, path: str) -> None:
-    if fault.action == "raise":
-        raise StoreError(path, "the store did not answer", "a fault of this benchmark")
-    if fault.action == "expire":
-        message = "credentials have expired: renew them and run the same command again"
-        raise CredentialsExpired(message)
-    if fault.action == "pause":
-        time.sleep(fault.seconds)
-    elif fault.action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif fault.action == "kill-executor":  # worker <- daemon <- the executor's JVM
-        daemon = Path(f"/proc/{os.getppid()}/status").read_text(encoding="utf-8")
-        os.kill(int(daemon.split("PPid:")[1].split()[0]), signal.SIGKILL)
-        time.sleep(10)
 
 
 @dataclass(frozen=True)
@@ -227,7 +152,7 @@ class Run:
         return self.fault.partition("_")[0]
 
 
-def plan(number: int, fault: str, keys: Sequence[str], seed: int) -> Run:  # noqa: PLR0911 - a return a kind
+def plan(number: int, fault: str, keys: Sequence[str], seed: int) -> Run:
     """A run of one kind; where it breaks depends on (seed, number) alone."""
     rng = stream(seed, f"faults/{fault}", str(number))
     key = str(rng.choice(keys[1:]))  # one shard is committed before anything breaks, or may be
@@ -347,6 +272,7 @@ def drive(folder: Path, fault: str, seed: int, numbers: Sequence[int]) -> None:
     if fault.startswith("spark"):
         from darkhaloscope.runners.spark import spark_session  # noqa: PLC0415 - not for runs without Spark
 
+        os.environ["SPARK_WORKER_DIR"] = str(folder / "work")  # else executors write beside Spark's own files
         session = spark_session(2) if fault == "spark_driver_killed" else spark_session(settings=CLUSTER)
     for number in numbers:
         run = plan(number, fault, source.keys, seed)
@@ -406,7 +332,7 @@ def _starts(
 
 
 def _happened(home: Path, fault: str) -> bool:
-    """Whether what was planned broke: the mark of the last fault, or a manifest that a second driver wrote."""
+    """Whether what was planned broke: faults leave marks, the first of them of a pause that is no fault."""
     marks = {path.name.partition("-")[0] for path in (home / "marks").glob("*-0")}
     return bool(marks) if fault.endswith("driver_killed") else len(marks) > 1
 
@@ -443,6 +369,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import faults  # workers look for the classes under this name
+    import importlib
 
-    faults.main()
+    importlib.import_module("benchmarks.faults").main()  # workers look for the classes under this name
