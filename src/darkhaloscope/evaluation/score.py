@@ -179,9 +179,7 @@ def _scorer(path: str, sha256: str) -> StampScorer:
     except ModuleNotFoundError as error:
         extra = "score" if exported else "train"
         remedy = f"pip install 'darkhaloscope[{extra}]'; a .onnx file needs no PyTorch"
-        raise ConfigError(
-            path, "", f"needs the package {error.name}, which is not installed", remedy
-        ) from error
+        raise DataError(path, f"needs the package {error.name}, which is not installed", remedy) from error
 
 
 def _carried(batch: pa.Table, facts: Sequence[str]) -> dict[str, Any]:

@@ -27,13 +27,15 @@ _ERRORS_ONLY = 3
 
 @dataclass(frozen=True, eq=False)
 class OnnxScorer(StampScorer):
-    """A trained model on ONNX Runtime: logits of raw stamps, on one thread of a CPU.
+    """A trained model on ONNX Runtime: logits of raw stamps, on one thread of a CPU."""
 
-    checkpoint_sha256   of the checkpoint that the file was exported from
-    """
-
-    checkpoint_sha256: str
+    exported_from: str
     session: Any
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Of the checkpoint that the file was exported from."""
+        return self.exported_from
 
     def _forward(self, seen: Float32[np.ndarray, "micro band y x"]) -> Float32[np.ndarray, "micro"]:
         (logits,) = self.session.run([OUTPUT], {INPUT: seen})

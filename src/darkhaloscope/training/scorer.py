@@ -61,6 +61,11 @@ class StampScorer(ABC):
     sha256: str
     """Of the file that the model was read from."""
 
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Of the checkpoint that holds the weights: the file itself, or what it was exported from."""
+        return self.sha256
+
     def views(
         self,
         stamps: Float[np.ndarray, "n band y x"],
