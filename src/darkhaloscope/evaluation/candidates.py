@@ -116,13 +116,14 @@ def _positions(
     """Right ascension and declination of the wanted rows [deg], by row_id."""
     if scores.manifest.inputs.get("source") != source.fingerprint:
         raise DataError(scores.where, f"are not the scores of {source.where}", "name the dataset they are of")
-    return {row: place for key in source.keys for row, place in _places(source, key, wanted)}
+    names = wanted.combine_chunks()
+    return {row: place for key in source.keys for row, place in _places(source, key, names)}
 
 
-def _places(source: Dataset, shard: str, wanted: pa.ChunkedArray) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _places(source: Dataset, shard: str, wanted: pa.Array) -> Iterator[tuple[str, tuple[Any, Any]]]:
     key = source.table.key
     rows = source.read_shard(shard, [key, "ra_deg", "dec_deg"])
-    rows = rows.filter(pc.is_in(rows.column(key), value_set=pa.array(wanted.to_pylist(), pa.string())))
+    rows = rows.filter(pc.is_in(rows.column(key), value_set=wanted))
     names, ra, dec = (rows.column(name).to_pylist() for name in (key, "ra_deg", "dec_deg"))
     return zip(names, zip(ra, dec, strict=True), strict=True)
 
