@@ -24,6 +24,7 @@ bench: $(READY)
 	$(BIN)/python -W ignore -m benchmarks.loader
 	$(BIN)/python -W ignore -m benchmarks.verify --pairs 50000
 	$(BIN)/python -m benchmarks.bricks
+	$(BIN)/python -W ignore -m benchmarks.score
 	$(BIN)/python -W ignore -m benchmarks.injection
 
 $(READY): constraints.txt pyproject.toml

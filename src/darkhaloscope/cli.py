@@ -146,6 +146,22 @@ def validate(
 
 
 @app.command()
+def score(
+    model: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A .pt or .onnx file, or the folder of a run.")
+    ],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset of stamps or pairs.")],
+    out: Out,
+    top: Annotated[int, typer.Option(min=1, help="So many candidates, best first.")] = 1000,
+    workers: Workers = 2,
+) -> None:
+    """Score every row of a dataset; write the best as candidates, histograms and a summary."""
+    from darkhaloscope.pipeline.scoring import score_dataset
+
+    score_dataset(model, dataset, out, top=top, workers=workers)
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, one an arm.")

@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from darkhaloscope.contracts.errors import DataError
+from darkhaloscope.contracts.store import open_dataset
+from darkhaloscope.evaluation.candidates import SCORE_COLUMNS
 from darkhaloscope.pipeline.openings import Openings
 from darkhaloscope.training.model import load_checkpoint, save_checkpoint
 
@@ -44,6 +47,20 @@ def test_seeds_share_the_data_and_have_networks_of_their_own(trained):
     assert "over 2 seeds" in answer.err
     gates = [json.loads((f / "results" / "gates.json").read_text()) for f in (out, other)]
     assert gates[0]["made_from"] != gates[1]["made_from"]
+
+
+def test_the_run_s_export_scores_as_the_run_did(trained, dhs, tmp_path):
+    out, _ = trained
+    answer = dhs("score", out, out / "pairs-sky", "-o", tmp_path / "scored", "-n", "1")
+    assert answer.code == 0, answer.err
+    ours, theirs = (
+        open_dataset(folder).read() for folder in (out / "scores-pairs-sky", tmp_path / "scored/scores")
+    )
+    assert ours.drop_columns(list(SCORE_COLUMNS)).equals(theirs.drop_columns(list(SCORE_COLUMNS)))
+    for name in SCORE_COLUMNS:
+        a, b = ours[name].drop_null().to_numpy(), theirs[name].drop_null().to_numpy()
+        assert len(a) == len(b) > 0
+        np.testing.assert_allclose(b, a, atol=1e-4, rtol=0)
 
 
 def test_a_failed_gate_is_exit_code_1_with_its_name_and_by_how_much(trained):

@@ -686,6 +686,33 @@ SCORES = Table(
     ),
 )
 
+CANDIDATES = Table(
+    name="candidates",
+    version=1,
+    doc="The rows of a dataset of scores that a network finds most like lenses, best first.",
+    key="row_id",
+    columns=(
+        Column("rank", _L, "1 is the highest score; equal scores in the order of row_id.", at_least=1),
+        Column("row_id", _S, "task_id or target_id of the row."),
+        Column(
+            "score", _D, "Probability at the training prevalence, full view.", at_least=0, at_most=1
+        ),
+        SCORES["score_core_masked"],
+        SCORES["target_id"],
+        SCORES["host_id"],
+        Column("ra_deg", _D, "Right ascension.", "deg", nullable=True, at_least=0, at_most=360),
+        Column("dec_deg", _D, "Declination.", "deg", nullable=True, at_least=-90, at_most=90),
+        *(
+            SCORES[name]
+            for name in (
+                "kind", "category", "name", "host_domain", "arc_domain", "theta_e_arcsec", "arc_snr_mf",
+                "psf_fwhm_arcsec", "psfdepth_r",
+            )
+        ),
+        Column("scores", _S, "Fingerprint of the dataset of scores."),
+    ),
+)  # fmt: skip
+
 ANCHORS = Table(
     name="anchors",
     version=2,
@@ -763,6 +790,7 @@ HOUSE_TABLES = (
     PAIR_AUDIT,
     SPLITS,
     SCORES,
+    CANDIDATES,
     ANCHORS,
     CONTAMINANTS,
     FINDINGS,

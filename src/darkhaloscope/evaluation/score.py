@@ -1,25 +1,30 @@
-"""Scoring jobs: a checkpoint and pixels give SCORES, one row for each row read.
+"""Scoring jobs: a model and pixels give SCORES, one row for each row read.
 
 A pair gives the score of its arc and of its control, each in two views: full, and core-masked (r < 5 px set
 to zero after normalisation). A survey stamp gives the two views of itself. A row without pixels keeps its
-place with null scores and its reject code.
+place with null scores and its reject code. Pixels are decoded and normalised once for all views.
+
+The model is a checkpoint (PyTorch) or its export (ONNX Runtime); neither library is loaded before a file
+asks for it.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from darkhaloscope.contracts.errors import DataError
 from darkhaloscope.contracts.job import Job
+from darkhaloscope.contracts.store import Dataset
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SCORES, STAMPS, Table
 from darkhaloscope.dataset.pixels import centres, decode_column
+from darkhaloscope.training.scorer import VIEWS, StampScorer, probabilities
 
-if TYPE_CHECKING:
-    from darkhaloscope.training.model import Scorer
+ONNX_SUFFIX = ".onnx"
 
 _CARRIED = (
     "target_id",
@@ -37,34 +42,76 @@ _CENTRES = ("x_center_pix", "y_center_pix")
 
 
 class _Scoring(Job):
-    """What both jobs share: which checkpoint, and how a column of blobs becomes scores."""
+    """What both jobs share: which model, and how columns of blobs become scores.
+
+    checkpoint          the model's file: a checkpoint of `dhs train`, or, ending in .onnx, its export, for
+                        which no PyTorch is needed
+    checkpoint_sha256   of that file; it stands for the model in the job's identity
+    """
 
     writes: ClassVar[Table] = SCORES
     unfingerprinted: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
+    key: ClassVar[str]
+    """The column that names a row."""
+
+    blobs: ClassVar[dict[str, str]]
+    """Columns of pixels, and the score that each becomes."""
 
     checkpoint: str
     checkpoint_sha256: str
 
     @property
-    def scorer(self) -> "Scorer":
+    def scorer(self) -> StampScorer:
         """The model, read once in each process. Raises DataError if the file is not the one named."""
         return _scorer(self.checkpoint, self.checkpoint_sha256)
+
+    def refuse_unfit(self, source: Dataset) -> None:
+        """DataError or StampError unless the model can be read and takes the pixels of this dataset.
+
+        Looks at the first row that has any: a survey is not begun that would stop at once.
+        """
+        source.expect(self.reads)
+        scorer = self.scorer
+        column = next(iter(self.blobs))
+        for shard in source.keys:
+            rejects = source.read_shard(shard, ["reject"]).column("reject")
+            if not rejects.null_count:
+                continue
+            rows = source.read_shard(shard, [self.key, "reject", column])
+            first = rows.filter(pc.is_null(rows.column("reject"))).slice(0, 1)
+            scorer.refuse_other_stamps(decode_column(first, self.key, column).shape[1:])
+            return
 
     @abstractmethod
     def run(self, batch: pa.Table) -> pa.Table:
         """Rows of pixels to rows of scores."""
 
-    def _views(self, batch: pa.Table, key: str, blobs: str, score: str) -> dict[str, pa.Array]:
-        """The full and the core-masked score of a column of blobs; null where the row was rejected."""
+    def _scores(self, batch: pa.Table) -> dict[str, pa.Array]:
+        """The full and the core-masked score of each column of blobs; null where the row was rejected.
+
+        All columns and views of the batch go through the network together. DataError naming the row for a
+        logit that is not finite: a null would hide it.
+        """
         at = np.flatnonzero(pc.is_null(batch.column("reject")).to_numpy(zero_copy_only=False))
-        full = np.full(batch.num_rows, np.nan)
-        masked = full.copy()
+        scores = np.full((len(VIEWS), len(self.blobs), batch.num_rows), np.nan)
         if len(at):
             rows = batch.take(at)
-            stamps, at_centre = decode_column(rows, key, blobs), centres(rows)
-            full[at] = self.scorer(stamps, *at_centre)
-            masked[at] = self.scorer(stamps, *at_centre, core_masked=True)
-        return {name: pa.array(s, pa.float64(), from_pandas=True) for name, s in _named(score, full, masked)}
+            stamps = np.concatenate([decode_column(rows, self.key, blobs) for blobs in self.blobs])
+            x, y = (np.tile(centre, len(self.blobs)) for centre in centres(rows))
+            logits = self.scorer.views(stamps, x, y).reshape(len(VIEWS), len(self.blobs), len(at))
+            self._refuse_not_finite(logits, rows)
+            scores[..., at] = probabilities(logits)
+        return {
+            f"{score}{suffix}": pa.array(scores[view, k], pa.float64(), from_pandas=True)
+            for k, score in enumerate(self.blobs.values())
+            for view, suffix in enumerate(("", "_core_masked"))
+        }
+
+    def _refuse_not_finite(self, logits: np.ndarray, rows: pa.Table) -> None:
+        bad = ~np.isfinite(logits).all(axis=(0, 1))
+        if bad.any():
+            name = rows.column(self.key)[int(bad.argmax())].as_py()
+            raise DataError(f"{self.checkpoint} {name}", "gives a logit that is not finite", "train it again")
 
 
 class Score(_Scoring):
@@ -76,6 +123,9 @@ class Score(_Scoring):
         *_FACTS,
     )  # fmt: skip
 
+    key: ClassVar[str] = "task_id"
+    blobs: ClassVar[dict[str, str]] = {"stamp_npz": "score", "ctrl_stamp_npz": "score_ctrl"}
+
     job: Literal["score"] = "score"
 
     def run(self, batch: pa.Table) -> pa.Table:
@@ -84,8 +134,7 @@ class Score(_Scoring):
             {
                 "row_id": batch.column("task_id"),
                 **_carried(batch, _FACTS),
-                **self._views(batch, "task_id", "stamp_npz", "score"),
-                **self._views(batch, "task_id", "ctrl_stamp_npz", "score_ctrl"),
+                **self._scores(batch),
             }
         )
 
@@ -98,6 +147,9 @@ class ScoreStamps(_Scoring):
         *_CARRIED, *_CENTRES, "stamp_npz", "theta_e_arcsec", "psfsize_r", "psfdepth_r",
     )  # fmt: skip
 
+    key: ClassVar[str] = "target_id"
+    blobs: ClassVar[dict[str, str]] = {"stamp_npz": "score"}
+
     job: Literal["score_stamps"] = "score_stamps"
 
     def run(self, batch: pa.Table) -> pa.Table:
@@ -107,20 +159,27 @@ class ScoreStamps(_Scoring):
                 "row_id": batch.column("target_id"),
                 **_carried(batch, ("theta_e_arcsec", "psfdepth_r")),
                 "psf_fwhm_arcsec": batch.column("psfsize_r"),
-                **self._views(batch, "target_id", "stamp_npz", "score"),
+                **self._scores(batch),
             }
         )
 
 
 @lru_cache(maxsize=2)
-def _scorer(path: str, sha256: str) -> "Scorer":
-    from darkhaloscope.training.model import load_checkpoint  # noqa: PLC0415 - naming a job loads no PyTorch
+def _scorer(path: str, sha256: str) -> StampScorer:
+    """Each kind of file brings in its own library, and a worker needs no other."""
+    exported = path.endswith(ONNX_SUFFIX)
+    try:
+        if exported:
+            from darkhaloscope.training.onnx_scorer import load_onnx
 
-    return load_checkpoint(path, sha256=sha256)
+            return load_onnx(path, sha256=sha256)
+        from darkhaloscope.training.model import load_checkpoint
 
-
-def _named(score: str, full: np.ndarray, masked: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
-    return (score, full), (f"{score}_core_masked", masked)
+        return load_checkpoint(path, sha256=sha256)
+    except ModuleNotFoundError as error:
+        extra = "score" if exported else "train"
+        remedy = f"pip install 'darkhaloscope[{extra}]'; a .onnx file needs no PyTorch"
+        raise DataError(path, f"needs the package {error.name}, which is not installed", remedy) from error
 
 
 def _carried(batch: pa.Table, facts: Sequence[str]) -> dict[str, Any]:

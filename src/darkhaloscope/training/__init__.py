@@ -1,1 +1,4 @@
-"""The classifier, its checkpoint, and the loop that trains it. Needs the ``train`` extra (PyTorch)."""
+"""The classifier, its checkpoint and export, and the loop that trains it.
+
+`config`, `scorer` and `onnx_scorer` load without PyTorch; the rest needs the ``train`` extra.
+"""

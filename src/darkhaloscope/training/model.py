@@ -19,18 +19,13 @@ import torch
 from jaxtyping import Float, Float32
 from torch import nn
 
-from darkhaloscope.contracts.config import Frozen, canonical, parse
+from darkhaloscope.contracts.config import canonical, parse
 from darkhaloscope.contracts.errors import ConfigError, DataError
 from darkhaloscope.contracts.store import write_whole
-from darkhaloscope.stamps.measure import CORE_RADIUS_PIX, fill_core
 from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.training.config import NetworkConfig
 from darkhaloscope.training.frameworks import import_timm
-
-MICRO_BATCH = 16
-"""Rows in every forward pass of a `Scorer`, the last one padded with zeros."""
-
-_FORMAT = 1
+from darkhaloscope.training.scorer import MICRO_BATCH, Card, StampScorer, micro_batches, read_model_file
 
 
 class LensClassifier(nn.Module):
@@ -186,61 +181,15 @@ def _stem_of_three(backbone: nn.Module, name: str) -> None:
     setattr(backbone.get_submodule(parent), leaf, first)
 
 
-class Card(Frozen):
-    """What a checkpoint says of itself."""
-
-    format: int = _FORMAT
-    network: NetworkConfig
-    preprocess: Preprocess
-    core_radius_pix: float = CORE_RADIUS_PIX
-    stamp_shape: tuple[int, int, int]
-    training: dict[str, Any]
-    sampling: dict[str, Any]
-    fingerprints: dict[str, str]
-    history: tuple[dict[str, float], ...]
-    best_epoch: int
-
-
 @dataclass(frozen=True, eq=False)
-class Scorer:
-    """A trained model, ready to score raw stamps.
-
-    Every forward pass has `MICRO_BATCH` rows, padded with zeros, on one thread: the arithmetic of a row then
-    does not depend on how many rows came with it, and a row's score is the same for any shard, batch
-    size, order or number of workers on one machine (tested bit for bit with this backbone's kernels). Another
-    processor, PyTorch release or a GPU may differ in the last bits of float32: 1e-5 in the logit.
-    """
+class Scorer(StampScorer):
+    """A trained model on PyTorch: logits and features of raw stamps."""
 
     model: LensClassifier
-    card: Card
-    sha256: str
 
     def on(self, device: str) -> "Scorer":
         """The same model on another device, "cpu" or "cuda", in full float32 there too."""
         return replace(self, model=copy.deepcopy(self.model).to(device))
-
-    def logits(
-        self,
-        stamps: Float[np.ndarray, "n band y x"],
-        x_center: Float[np.ndarray, "n"],
-        y_center: Float[np.ndarray, "n"],
-        *,
-        core_masked: bool = False,
-    ) -> Float32[np.ndarray, "n"]:
-        """The network's logits of raw stamps [nmgy]; `core_masked` zeroes r < 5 px after normalisation.
-
-        Raises DataError when the stamps' size is not the one the model was trained on.
-        """
-        self._fits(stamps)
-        out = np.empty(len(stamps), np.float32)
-        for start in range(0, len(stamps), MICRO_BATCH):
-            part = slice(start, start + MICRO_BATCH)
-            seen = self.card.preprocess.apply(stamps[part], x_center[part], y_center[part])
-            if core_masked:
-                radius = self.card.core_radius_pix
-                seen = fill_core(seen, x_center[part], y_center[part], radius_pix=radius, fill="zero")
-            out[part] = self._forward(seen)
-        return out
 
     def features(
         self,
@@ -252,7 +201,7 @@ class Scorer:
 
         Raises DataError as `logits` does, and where the network does not end in a linear layer.
         """
-        self._fits(stamps)
+        self.refuse_other_stamps(stamps.shape[1:])
         head = self.model.head
         out = np.empty((len(stamps), head.in_features), np.float32)
         given: list[torch.Tensor] = []
@@ -261,8 +210,9 @@ class Scorer:
             for start in range(0, len(stamps), MICRO_BATCH):
                 part = slice(start, start + MICRO_BATCH)
                 seen = self.card.preprocess.apply(stamps[part], x_center[part], y_center[part])
-                self._forward(seen)
-                out[part] = given.pop()[: len(seen)].cpu().numpy()
+                ((micro, rows),) = micro_batches(seen)
+                self._forward(micro)
+                out[part] = given.pop()[:rows].cpu().numpy()
         finally:
             hook.remove()
         return out
@@ -274,40 +224,19 @@ class Scorer:
         weight = layer.weight.detach().cpu().numpy()[0].astype(np.float64)
         return weight, 0.0 if layer.bias is None else float(layer.bias.detach()[0])
 
-    def _fits(self, stamps: Float[np.ndarray, "n band y x"]) -> None:
-        if tuple(stamps.shape[1:]) != self.card.stamp_shape:
-            raise DataError(
-                f"checkpoint {self.sha256[:12]}",
-                f"was trained on stamps {self.card.stamp_shape}, these are {tuple(stamps.shape[1:])}",
-            )
-
-    def __call__(
-        self,
-        stamps: Float[np.ndarray, "n band y x"],
-        x_center: Float[np.ndarray, "n"],
-        y_center: Float[np.ndarray, "n"],
-        *,
-        core_masked: bool = False,
-    ) -> Float[np.ndarray, "n"]:
-        """Probabilities at the training prevalence (one half), float64, of raw stamps [nmgy]."""
-        logits = self.logits(stamps, x_center, y_center, core_masked=core_masked).astype(np.float64)
-        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
-
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _forward(self, seen: Float32[np.ndarray, "n band y x"]) -> Float32[np.ndarray, "n"]:
-        padded = np.zeros((MICRO_BATCH, *seen.shape[1:]), np.float32)
-        padded[: len(seen)] = seen
+    def _forward(self, seen: Float32[np.ndarray, "micro band y x"]) -> Float32[np.ndarray, "micro"]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with torch.inference_mode(), _whole_float32():
-                logits = self.model(torch.from_numpy(padded).to(self._device))
+                logits = self.model(torch.from_numpy(seen).to(self._device))
         finally:
             torch.set_num_threads(threads)
-        return np.asarray(logits[: len(seen)].cpu().numpy())
+        return np.asarray(logits.cpu().numpy())
 
 
 @contextmanager
@@ -337,13 +266,7 @@ def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Scorer:
     Raises DataError when the file is absent, is not a checkpoint of ours, or is not the one `sha256` names.
     """
     where = str(path)
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(where, f"cannot be read: {error.strerror}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise DataError(where, f"has SHA-256 {found[:12]}…, expected {sha256[:12]}…", "it was trained again")
+    data, found = read_model_file(path, sha256)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         weights, text = content["weights"], json.loads(content["card"])
@@ -353,7 +276,7 @@ def load_checkpoint(path: str | Path, *, sha256: str | None = None) -> Scorer:
     network = card.network.model_copy(update={"pretrained": False})
     model = LensClassifier.seeded(network, bands=card.stamp_shape[0], seed=0)
     model.load_state_dict(weights)
-    return Scorer(model.eval(), card, found)
+    return Scorer(card, found, model.eval())
 
 
 def frozen_encoder(
@@ -384,7 +307,7 @@ def frozen_encoder(
         history=(),
         best_epoch=0,
     )
-    return Scorer(model, card, digest.hexdigest())
+    return Scorer(card, digest.hexdigest(), model)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,12 +16,10 @@ from jaxtyping import Float32
 from darkhaloscope.contracts.errors import TrainingFailed
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.training.model import LensClassifier, Scorer
+from darkhaloscope.training.onnx_scorer import CARD, CHECKPOINT, INPUT, OUTPUT, ROWS, exported_from
 
 TOLERANCE = 1e-4
 """Largest difference in a logit."""
-
-INPUT, OUTPUT = "normalised", "logit"
-CARD, CHECKPOINT = "darkhaloscope.card", "darkhaloscope.checkpoint_sha256"
 
 Normalised = Float32[np.ndarray, "n band y x"]
 
@@ -45,13 +43,6 @@ def export_onnx(scorer: Scorer, path: Path, sample: Normalised) -> float:
     return worst
 
 
-def exported_from(path: Path) -> str | None:
-    """SHA-256 of the checkpoint that an ONNX file was made from; None where it names none."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    named = session.get_modelmeta().custom_metadata_map.get(CHECKPOINT)
-    return None if named is None else str(named)
-
-
 def largest_difference(data: bytes, model: LensClassifier, sample: Normalised) -> float:
     """Largest difference of a logit between an ONNX file and a network."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -69,7 +60,7 @@ def _exported(scorer: Scorer, sample: Normalised) -> bytes:
             scorer.model,
             (example,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamic_shapes=({0: torch.export.Dim(ROWS)},),
             input_names=[INPUT],
             output_names=[OUTPUT],
             verbose=False,

@@ -43,14 +43,9 @@ from darkhaloscope.stamps.preprocess import Preprocess
 from darkhaloscope.stats import auroc
 from darkhaloscope.training.config import MONITOR, NetworkConfig, TrainConfig
 from darkhaloscope.training.frameworks import import_lightning
-from darkhaloscope.training.model import (
-    Card,
-    LensClassifier,
-    encoder_mark,
-    load_checkpoint,
-    save_checkpoint,
-)
+from darkhaloscope.training.model import LensClassifier, encoder_mark, load_checkpoint, save_checkpoint
 from darkhaloscope.training.resume import KEY, AtomicCheckpoints, Curves, Epoch, SaveOften
+from darkhaloscope.training.scorer import Card
 from darkhaloscope.training.watch import Watch, as_it_is
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from darkhaloscope.contracts.checks import Findings
 from darkhaloscope.contracts.protocol import Expected
 from darkhaloscope.contracts.store import write_whole
 from darkhaloscope.gates.detection import Predict
-from darkhaloscope.training.model import Card, LensClassifier, Scorer
+from darkhaloscope.training.model import LensClassifier, Scorer
 from darkhaloscope.training.resume import Epoch
+from darkhaloscope.training.scorer import Card
 
 WATCH = "watch.json"
 
@@ -67,4 +68,4 @@ def _keep(path: Path, entry: dict[str, Any]) -> None:
 
 def as_it_is(network: LensClassifier, card: Card) -> Scorer:
     """A scorer with a copy of a network in training, on the CPU."""
-    return Scorer(copy.deepcopy(network).cpu().eval(), card, "in training")
+    return Scorer(card, "in training", copy.deepcopy(network).cpu().eval())
