@@ -1,12 +1,12 @@
 """Runs with injected faults, on both engines: afterwards no row may be lost, doubled or altered.
 
-python -m benchmarks.faults [--json] [--runs 100] [--seed 1] [--faults NAME,…]
+python -m benchmarks.faults [--json] [--runs 100] [--seed 1] [--faults NAME,…] [--work injection|splits]
 
-A run injects arcs into a small sky while something breaks: a worker is killed in the middle of a shard, a
-shard is written but not committed, a store refuses before or after it did what was asked, an answer is slow
-and its speculative twin is faster, an executor is lost, the driver is killed. What breaks and where is drawn
-from (seed, run). A run whose driver stops is started again in the same folder, as a person would. Then every
-byte is compared with a run in which nothing broke.
+A run injects arcs into a small sky (--work splits: splits rows without pixels) while something breaks: a
+worker is killed in the middle of a shard, a shard is written but not committed, a store refuses before or
+after it did what was asked, an answer is slow and its speculative twin is faster, an executor is lost, the
+driver is killed. What breaks and where is drawn from (seed, run). A run whose driver stops is started again
+in the same folder, as a person would. Then every byte is compared with a run in which nothing broke.
 
 The control is a writer that records a shard as done before its data lie there, and believes its records:
 the same comparison must find what it loses.
@@ -46,13 +46,9 @@ from darkhaloscope.contracts.store import (
     open_dataset,
     write_rows,
 )
-from darkhaloscope.contracts.tables import BRICKS
-from darkhaloscope.injection.inject import Inject
-from darkhaloscope.injection.recipe import Recipe
+from darkhaloscope.contracts.tables import BRICKS, PAIRED_STAMPS
+from darkhaloscope.dataset.splits import AssignSplits, SplitConfig, group_counts, plan_splits
 from darkhaloscope.runners.local import run_local
-from darkhaloscope.stamps.harvest import HarvestSky
-from darkhaloscope.survey.priors import SkyPriors
-from darkhaloscope.survey.sky import plan_bricks
 
 QUIET = Console(quiet=True)
 MOST_STARTS = 6
@@ -220,9 +216,27 @@ def ended(run: Run, job: Job, source: Dataset, folder: Path, session: Any = None
     raise AssertionError(message)
 
 
-def sky(folder: Path, bricks: int = 10) -> tuple[Dataset, Inject]:
-    """A small sky of one brick a shard, made once, and the job that the runs do."""
-    rows = plan_bricks(5, bricks, 2, priors=SkyPriors(), anchors=0)
+WORK = ("injection", "splits")
+
+
+def work(folder: Path, what: str) -> tuple[Dataset, Job]:
+    """What the runs do, made once: arcs into a small sky, or splits of rows without pixels."""
+    if what == "injection":
+        return _sky(folder)
+    rows = PAIRED_STAMPS.mock(60, seed=4)
+    pairs = write_rows(local_writer(folder / "pairs", PAIRED_STAMPS), rows, shard_rows=6, job={"job": "mock"})
+    return pairs, AssignSplits(plan=plan_splits([group_counts(pairs.read(["group"]))], SplitConfig()))
+
+
+def _sky(folder: Path) -> tuple[Dataset, Job]:
+    # Imported by those that need them: a worker that was killed is soon back.
+    from darkhaloscope.injection.inject import Inject  # noqa: PLC0415
+    from darkhaloscope.injection.recipe import Recipe  # noqa: PLC0415
+    from darkhaloscope.stamps.harvest import HarvestSky  # noqa: PLC0415
+    from darkhaloscope.survey.priors import SkyPriors  # noqa: PLC0415
+    from darkhaloscope.survey.sky import plan_bricks  # noqa: PLC0415
+
+    rows = plan_bricks(5, 10, 2, priors=SkyPriors(), anchors=0)
     made_of = write_rows(
         local_writer(folder / "bricks", BRICKS), rows, shard_rows=1, job={"job": "plan_bricks"}
     )
@@ -246,9 +260,9 @@ CLUSTER = {
 _OWN_PROCESS = ("local_driver_killed", "spark_driver_killed", "spark_speculation", "spark_executor_lost")
 
 
-def driven(folder: Path, fault: str, numbers: Sequence[int], seed: int) -> int:
+def driven(folder: Path, what: str, fault: str, numbers: Sequence[int], seed: int) -> int:
     """Have a process of its own do some runs, and another one while it is killed; how many it took."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--drive", str(folder), fault, str(seed)]
+    command = [sys.executable, "-m", "benchmarks.faults", "--drive", str(folder), what, fault, str(seed)]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     for starts in range(1, MOST_STARTS + 1):
         with (folder / "driver.log").open("ab") as log:
@@ -265,9 +279,9 @@ def driven(folder: Path, fault: str, numbers: Sequence[int], seed: int) -> int:
     raise AssertionError(message)
 
 
-def drive(folder: Path, fault: str, seed: int, numbers: Sequence[int]) -> None:
+def drive(folder: Path, what: str, fault: str, seed: int, numbers: Sequence[int]) -> None:
     """What that process does."""
-    source, job = open_dataset(folder / "sky"), Inject(recipe=Recipe(), seed=5)
+    source, job = work(folder, what)
     session = None
     if fault.startswith("spark"):
         from darkhaloscope.runners.spark import spark_session  # noqa: PLC0415 - not for runs without Spark
@@ -284,18 +298,23 @@ def drive(folder: Path, fault: str, seed: int, numbers: Sequence[int]) -> None:
 # --- many runs -------------------------------------------------------------------------------------------
 
 
-def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[str, Any]:
+def measure(runs: int, seed: int, faults: Sequence[str], what: str, folder: Path) -> dict[str, Any]:
     """Do the runs, kind by kind, and compare each with the clean one; the control last."""
     from darkhaloscope.runners.spark import spark_session  # noqa: PLC0415 - not for runs without Spark
 
-    source, job = sky(folder)
+    source, job = work(folder, what)
     clean = run_local(job, source, local_writer(folder / "clean", job.writes), console=QUIET)
     kinds = {fault: [n for n in range(runs) if faults[n % len(faults)] == fault] for fault in faults}
     kinds = {fault: numbers for fault, numbers in kinds.items() if numbers}
     found: dict[str, Any] = {}
     begun = time.perf_counter()
     for fault in sorted(kinds, key=lambda f: f in _OWN_PROCESS):
-        starts = _starts(fault, kinds[fault], job, source, folder, seed=seed, spark=spark_session)
+        if fault in _OWN_PROCESS:
+            starts = _driven(fault, kinds[fault], folder, what, seed)
+        else:
+            session = spark_session(2) if fault.startswith("spark") else None
+            plans = [plan(n, fault, source.keys, seed) for n in kinds[fault]]
+            starts = sum(ended(run, job, source, folder / str(run.number), session) for run in plans)
         hurt = [damage(clean, folder / str(n) / "out") for n in kinds[fault]]
         happened = sum(bool(_happened(folder / str(n), fault)) for n in kinds[fault])
         found[fault] = {
@@ -306,6 +325,7 @@ def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[s
         }
         print(f"{fault}: {found[fault]}", file=sys.stderr)
     return {
+        "work": what,
         "runs": sum(f["runs"] for f in found.values()),
         "rows_each": clean.num_rows,
         "happened": sum(f["happened"] for f in found.values()),
@@ -316,19 +336,11 @@ def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[s
     }
 
 
-def _starts(
-    fault: str, numbers: list[int], job: Job, source: Dataset, folder: Path, *, seed: int, spark: Any
-) -> int:
-    if fault in ("spark_speculation", "spark_executor_lost"):
-        return driven(folder, fault, numbers, seed)
-    if fault in _OWN_PROCESS:
-        return sum(driven(folder, fault, [n], seed) for n in numbers)
-    session = spark(2) if fault.startswith("spark") else None
-    runs = [plan(n, fault, source.keys, seed) for n in numbers]
-    total = sum(ended(run, job, source, folder / str(run.number), session) for run in runs)
-    if session is not None:
-        session.stop()
-    return total
+def _driven(fault: str, numbers: list[int], folder: Path, what: str, seed: int) -> int:
+    """Runs in processes of their own: one for each driver that is killed, one for all the others."""
+    if fault.endswith("driver_killed"):
+        return sum(driven(folder, what, fault, [n], seed) for n in numbers)
+    return driven(folder, what, fault, numbers, seed)
 
 
 def _happened(home: Path, fault: str) -> bool:
@@ -353,14 +365,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--work", choices=WORK, default=WORK[0])
     parser.add_argument("--drive", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        folder, fault, seed, *numbers = options.drive
-        drive(Path(folder), fault, int(seed), [int(n) for n in numbers])
+        folder, what, fault, seed, *numbers = options.drive
+        drive(Path(folder), what, fault, int(seed), [int(n) for n in numbers])
         return
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.runs, options.seed, options.faults.split(","), Path(folder))
+        result = measure(options.runs, options.seed, options.faults.split(","), options.work, Path(folder))
     if options.json:
         print(json.dumps(result))
         return

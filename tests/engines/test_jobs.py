@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import darkhaloscope
 from darkhaloscope.cli import app, main
 from darkhaloscope.contracts.config import find_config
-from darkhaloscope.contracts.errors import ConfigError, StoreError
+from darkhaloscope.contracts.errors import CheckFailed, ConfigError, StoreError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.store import local_writer, open_dataset
 from darkhaloscope.contracts.tables import FINDINGS, SPLITS
@@ -187,19 +187,22 @@ def test_another_source_than_the_files_is_refused(stamps, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_verb_says_what_failed_and_exits_1(split_pairs, pairs, tmp_path):
+def test_the_verb_says_what_failed_and_exits_1(split_pairs, pairs, stamps, tmp_path):
     job = {"job": "verify_splits", "data": [pairs.where]}
-    path = write_job(tmp_path, "job.json", job=job, source=split_pairs.where, out=str(tmp_path / "findings"))
+    path = write_job(tmp_path, "good.json", job=job, source=split_pairs.where, out=str(tmp_path / "good"))
+    assert CliRunner().invoke(app, ["job", path, "--on", "local:1"]).exit_code == 0
+    job["data"].append(stamps.where)  # whose rows nobody split
+    path = write_job(tmp_path, "bad.json", job=job, source=split_pairs.where, out=str(tmp_path / "bad"))
     done = CliRunner().invoke(app, ["job", path, "--on", "local:1"])
-    assert done.exit_code != 0  # six cells leave splits empty
-    found = open_dataset(tmp_path / "findings").expect(FINDINGS).read().to_pylist()
-    failed = [row["name"] for row in found if row["status"] == "FAIL"]
-    assert failed
-    assert all(f"FAIL           {name}" in done.stdout for name in failed)
+    assert isinstance(done.exception, CheckFailed)
+    assert done.exception.exit_code == 1
+    found = open_dataset(tmp_path / "bad").expect(FINDINGS).read().to_pylist()
+    assert [row["name"] for row in found if row["status"] == "FAIL"] == ["split_complete"]
+    assert "FAIL           split_complete" in done.stdout
 
 
-def test_spark_submit_runs_a_job_file_and_hands_on_the_exit_code(split_pairs, pairs, tmp_path, monkeypatch):
-    """The line of docs/scale.md, on this machine; then credentials that have expired."""
+def test_spark_submit_runs_a_job_file_and_hands_on_the_exit_code(split_pairs, pairs, tmp_path):
+    """The line of docs/scale.md, on this machine; then a file that is not there."""
     import pyspark
 
     plan = plan_splits([group_counts(pairs.read(["group"]))], SplitConfig())
@@ -215,8 +218,9 @@ def test_spark_submit_runs_a_job_file_and_hands_on_the_exit_code(split_pairs, pa
     command[5] = f"{path}.not"
     wrong = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert wrong.returncode == 2
-    assert "no such" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    said = wrong.stdout + wrong.stderr  # Spark joins what Python says
+    assert "no such configuration file" in said
+    assert "Traceback" not in said
 
 
 def test_naming_a_job_loads_neither_pytorch_nor_spark():
