@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from darkhaloscope.contracts.errors import CredentialsExpired, StoreError
 from darkhaloscope.contracts.store import LocalFiles
@@ -31,6 +31,8 @@ class Fault:
 @dataclass(frozen=True)
 class FaultyFiles:
     """Files of this machine on which faults happen. `marks` is a folder that remembers which have."""
+
+    at_once: ClassVar[int] = 1
 
     inner: LocalFiles
     faults: tuple[Fault, ...]

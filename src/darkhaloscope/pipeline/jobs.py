@@ -21,7 +21,7 @@ from darkhaloscope.dataset.splits import AssignSplits, AssignTargetSplits, Fract
 from darkhaloscope.evaluation.score import Score, ScoreStamps
 from darkhaloscope.injection.draw import settled
 from darkhaloscope.injection.hard_negatives import InjectHardNegatives
-from darkhaloscope.injection.inject import Inject, MakeAnchors
+from darkhaloscope.injection.inject import Inject, InjectTasks, MakeAnchors
 from darkhaloscope.injection.recipe import Recipe
 from darkhaloscope.pipeline.addresses import dataset_at, text_at, writer_at
 from darkhaloscope.pipeline.bring_in import say_what_was_made
@@ -56,6 +56,7 @@ AnyJob = Annotated[
     | HarvestBricks
     | HarvestAnswers
     | Inject
+    | InjectTasks
     | InjectHardNegatives
     | MakeAnchors
     | AssignSplits

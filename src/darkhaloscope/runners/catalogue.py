@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.functions import expr
 
 from darkhaloscope.contracts.errors import StoreError
 from darkhaloscope.contracts.store import Dataset, LocalFiles
-from darkhaloscope.runners.spark import spark_session
+from darkhaloscope.runners.spark import DataFrame, SparkSession, spark_session
 
 _TYPES = {pa.string(): "string", pa.int64(): "bigint", pa.int32(): "int", pa.float64(): "double"}
 _TYPES |= {pa.float32(): "float", pa.bool_(): "boolean", pa.int16(): "smallint"}
@@ -62,7 +60,7 @@ class Catalogue:
             self._refuse_other_rows(dataset, rows)
         else:
             rows = self.session.createDataFrame([], schema)
-        return rows.select(*(expr(sql).alias(name) for name, sql in columns.items()))
+        return rows.selectExpr(*(f"{sql} AS `{name}`" for name, sql in columns.items()))
 
     @staticmethod
     def _refuse_other_rows(dataset: Dataset, rows: DataFrame) -> None:
