@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from moto.server import ThreadedMotoServer
 
-from darkhaloscope.aws.clients import Aws, forget_clients
+from darkhaloscope.aws.clients import Aws
 from darkhaloscope.aws.cluster import load_cluster
 from darkhaloscope.aws.s3 import S3Files
 
@@ -35,6 +35,7 @@ class Weather:
 
     rate     probability of each fault that can befall a request, by name
     seed     of the draws
+    first    words of a request -> faults that befall the first requests that hold them, in turn
     expire   tokens, and after how many requests that bear them they are no longer valid
     refuse   (words of the request, such as ``PUT`` or a key) -> (status, code, message, headers)
     cluster  states of DescribeCluster, one a call, the last again and again; a state is a word, or a dict to
@@ -44,6 +45,7 @@ class Weather:
 
     rate: dict = field(default_factory=dict)
     seed: int = 0
+    first: dict = field(default_factory=dict)
     expire: dict = field(default_factory=dict)
     refuse: dict = field(default_factory=dict)
     cluster: list = field(default_factory=list)
@@ -55,6 +57,7 @@ class Weather:
         self.borne = Counter()  # requests by token
         self.told = Counter()  # scripted states by whose they are
         self.did = Counter()  # faults by name
+        self.at_once = self.most_at_once = 0
 
     def count(self, *words):
         """Requests so far whose text holds all of the words."""
@@ -62,6 +65,11 @@ class Weather:
             return sum(n for text, n in self.seen.items() if all(word in text for word in words))
 
     def fault(self, asked, possible):
+        for words, faults in self.first.items():
+            with self.lock:
+                if faults and all(word in asked for word in words.split()):
+                    self.did[faults[0]] += 1
+                    return faults.pop(0)
         with self.lock:
             nth = self.seen[asked]
         digest = hashlib.sha256(f"{self.seed} {asked} {nth}".encode()).digest()
@@ -102,8 +110,20 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True  # the client hung up, or was hung up on
 
-    def _answer(self):
+    def _one(self):
         weather = self.cloud.weather
+        with weather.lock:
+            weather.at_once += 1
+            weather.most_at_once = max(weather.at_once, weather.most_at_once)
+        try:
+            self._answer(weather)
+        finally:
+            with weather.lock:
+                weather.at_once -= 1
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _one
+
+    def _answer(self, weather):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         target = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
         action = target or (body.decode() if self.path == "/" and body[:7] == b"Action=" else "")
@@ -129,8 +149,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, "ConditionalRequestConflict", "A conflicting operation is under way.")
         else:
             self._forward(body, target, fault, alone=conditional)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _answer
 
     def _forward(self, body, target, fault, *, alone):
         # moto looks and stores in two steps; S3 decides a conditional put in one.
@@ -231,7 +249,6 @@ class Cloud:
         there.getresponse().read()
         there.close()
         self.weather = Weather()
-        forget_clients()
         cluster = load_cluster(environment={})
         self.aws = Aws(cluster.region, cluster.bucket, self.url, retries=4)
         place = {"LocationConstraint": cluster.region}

@@ -31,17 +31,19 @@ class CredentialClock:
     basis: str
 
     @classmethod
-    def of(cls, aws: Aws, *, hours: float | None = None, now: datetime | None = None) -> "CredentialClock":
+    def of(
+        cls, aws: Aws, *, lasting_hours: float | None = None, now: datetime | None = None
+    ) -> "CredentialClock":
         """Of the credentials in use now; CredentialsExpired where there are none.
 
-        hours   how long they last where they do not say; `credential_hours` of cluster.yaml by default
+        lasting_hours  how long they last where they do not say; by default `credential_hours` of cluster.yaml
         """
         key, moment = aws.key(), now or _now()
         if key.renews:
             return cls(None, f"renewed by themselves ({key.method}) as long as what they come from is valid")
         if key.ends is not None:
             return cls(key.ends, f"as they say themselves ({key.method})")
-        lasting = load_cluster().credential_hours if hours is None else hours
+        lasting = load_cluster().credential_hours if lasting_hours is None else lasting_hours
         seen, remark = _first_sight(key.mark, moment)
         basis = f"assumed: {lasting:g} h (credential_hours) from their first sight {_minute(seen)}{remark}"
         return cls(seen + timedelta(hours=lasting), basis)

@@ -120,7 +120,8 @@ def _draft(path: Path, data: bytes) -> Path:
     return Path(name)
 
 
-Item, Made = TypeVar("Item"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def _each(files: Files, work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
