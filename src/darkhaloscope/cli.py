@@ -243,6 +243,25 @@ def inject(
     inject_arcs(stamps, out, config, overrides=set_ or (), workers=workers)
 
 
+@app.command()
+def job(
+    file: Annotated[str, typer.Argument(metavar="JOB.json", help="What to do, to which dataset, where to.")],
+    on: Annotated[
+        str, typer.Option(help="local:N, spark:N on this machine, or spark: what spark-submit gives.")
+    ] = "local:2",
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-n", min=1, help="Cores, where --on gives no number.")
+    ] = None,
+) -> None:
+    """One job of a file on any engine, with the same result: injection, verification, scores, splits.
+
+    The same command continues. Exits 1 when what it verifies fails, 3 when credentials have expired.
+    """
+    from darkhaloscope.pipeline.jobs import job_verb
+
+    job_verb(file, on, workers)
+
+
 @app.command("export")
 def export_(
     stamps: Annotated[Path, typer.Argument(help="A dataset of stamps or pairs.")],

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from darkhaloscope.contracts.config import Frozen, fingerprint
-from darkhaloscope.contracts.errors import DarkhaloscopeError, JobFailed
+from darkhaloscope.contracts.errors import CredentialsExpired, DarkhaloscopeError, JobFailed
 from darkhaloscope.contracts.store import Commit, Dataset, Writer
 from darkhaloscope.contracts.tables import Table
 
@@ -45,13 +45,16 @@ class Job(Frozen):
 def execute_shard(job: Job, source: Dataset, writer: Writer, key: str, batch_rows: int) -> Commit:
     """Read one shard, run the job over it in batches, write and commit the result.
 
-    Raises JobFailed with the job, the shard and the target for anything that a row does wrong.
+    Raises JobFailed with the job, the shard and the target for anything that a row does wrong; expired
+    credentials are no row's fault and pass as they are.
     """
     rows = source.read_shard(key, columns=job.columns)
     pieces = []
     for batch in batches(rows, max(rows.num_rows, 1) if job.whole_shards else batch_rows):
         try:
             pieces.append(job.writes.conform(job.run(batch), where=f"output of job '{job.job}'"))
+        except CredentialsExpired:
+            raise
         except Exception as error:
             target = "; ".join(getattr(error, "__notes__", []))
             cause = (

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from darkhaloscope.contracts.checks import Check, Findings, exactly
+from darkhaloscope.contracts.checks import Check, Findings, Status, exactly
 from darkhaloscope.contracts.errors import SchemaMismatch
 from darkhaloscope.contracts.random import stream
 
@@ -737,6 +737,23 @@ CONTAMINANTS = Table(
     ),
 )
 
+FINDINGS = Table(
+    name="findings",
+    version=1,
+    doc="What checks found over whole datasets: one row for each check.",
+    key="name",
+    columns=(
+        Column("name", _S, "The check's name."),
+        Column("status", _S, "What became of it.", one_of=tuple(Status)),
+        Column("value", _D, "What was measured; null where it could not be.", nullable=True),
+        Column("bound", _S, "What it must be."),
+        Column("n", _L, "Over how many rows or values.", nullable=True, at_least=0),
+        Column("decides", pa.bool_(), "Whether a verdict may rest on it."),
+        Column("detail", _S, "In words.", nullable=True),
+        Column("examples", _S, "The first offenders, joined by ', '.", nullable=True),
+    ),
+)
+
 HOUSE_TABLES = (
     BRICKS,
     TARGETS,
@@ -748,4 +765,5 @@ HOUSE_TABLES = (
     SCORES,
     ANCHORS,
     CONTAMINANTS,
+    FINDINGS,
 )

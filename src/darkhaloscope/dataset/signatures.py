@@ -23,7 +23,8 @@ _BLOCK = 4
 _SKY_SIGMAS = 3.0
 _BLOCK_LIMIT = 2.0 * _BLOCK  # two sigma of a block of independent pixels
 _CORE_PIX = 10.0
-_BAND_BITS, _BANDS = 12, 10
+PIECE_BITS, PIECES = 12, 10
+"""Rows are compared that share one of so many pieces of so many bits."""
 
 Signature = NDArray[np.int64]
 
@@ -72,9 +73,9 @@ def near_duplicates(
     """
     bits = np.unpackbits(np.stack([first, second], axis=1).astype(">i8").view(np.uint8), axis=1)
     found: list[NDArray[np.intp]] = []
-    powers = 1 << np.arange(_BAND_BITS)
-    for piece in range(_BANDS):
-        code = bits[:, piece * _BAND_BITS : (piece + 1) * _BAND_BITS] @ powers
+    powers = 1 << np.arange(PIECE_BITS)
+    for piece in range(PIECES):
+        code = bits[:, piece * PIECE_BITS : (piece + 1) * PIECE_BITS] @ powers
         order = np.lexsort((second, first, code))
         found += _in_runs(order, code[order], first, second, apart)
     if not found:

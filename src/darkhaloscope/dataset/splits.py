@@ -27,7 +27,8 @@ from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, SPLITS_NAMES, STAMPS, Table
 from darkhaloscope.survey.release import CELL_NSIDE, neighbouring_cells
 
-_CELL = "cell:"
+CELL = "cell:"
+"""How the group of a row in a sky cell begins."""
 
 SplitName = Literal["train", "select", "calib", "test"]
 
@@ -109,9 +110,9 @@ _BLOCKS: tuple[int, ...] = (64, 32, 16, 8, 4, 2)
 
 def _block(group: str, nside: int) -> str:
     """The block a group belongs to: its cell's parent at a coarser resolution, or itself."""
-    if nside == CELL_NSIDE or not group.startswith(_CELL):
+    if nside == CELL_NSIDE or not group.startswith(CELL):
         return group
-    return f"block:{nside}:{int(group.removeprefix(_CELL)) // (CELL_NSIDE // nside) ** 2}"
+    return f"block:{nside}:{int(group.removeprefix(CELL)) // (CELL_NSIDE // nside) ** 2}"
 
 
 def _plan(
@@ -149,7 +150,7 @@ def guard_band(plan: Mapping[str, SplitName]) -> tuple[str, ...]:
 
     Of two such neighbours the one whose split comes first in train, select, calib, test is set aside.
     """
-    split_of = {int(g.removeprefix(_CELL)): split for g, split in plan.items() if g.startswith(_CELL)}
+    split_of = {int(g.removeprefix(CELL)): split for g, split in plan.items() if g.startswith(CELL)}
     if not split_of:
         return ()
     cells = np.array(sorted(split_of))
@@ -158,7 +159,7 @@ def guard_band(plan: Mapping[str, SplitName]) -> tuple[str, ...]:
     place = np.minimum(np.searchsorted(cells, around), len(cells) - 1)
     beyond = np.where(cells[place] == around, rank[place], -1)
     aside = (beyond > rank[:, None]).any(axis=1)
-    return tuple(f"{_CELL}{cell}" for cell in cells[aside])
+    return tuple(f"{CELL}{cell}" for cell in cells[aside])
 
 
 def _guarded_share(strata: Sequence[Mapping[str, int]], plan: Mapping[str, SplitName]) -> float:

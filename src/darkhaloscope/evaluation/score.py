@@ -8,7 +8,7 @@ place with null scores and its reject code.
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SCORES, STAMPS, Table
 from darkhaloscope.dataset.pixels import centres, decode_column
-from darkhaloscope.training.model import Scorer, load_checkpoint
+
+if TYPE_CHECKING:
+    from darkhaloscope.training.model import Scorer
 
 _CARRIED = (
     "target_id",
@@ -44,7 +46,7 @@ class _Scoring(Job):
     checkpoint_sha256: str
 
     @property
-    def scorer(self) -> Scorer:
+    def scorer(self) -> "Scorer":
         """The model, read once in each process. Raises DataError if the file is not the one named."""
         return _scorer(self.checkpoint, self.checkpoint_sha256)
 
@@ -111,7 +113,9 @@ class ScoreStamps(_Scoring):
 
 
 @lru_cache(maxsize=2)
-def _scorer(path: str, sha256: str) -> Scorer:
+def _scorer(path: str, sha256: str) -> "Scorer":
+    from darkhaloscope.training.model import load_checkpoint  # noqa: PLC0415 - naming a job loads no PyTorch
+
     return load_checkpoint(path, sha256=sha256)
 
 

@@ -282,8 +282,7 @@ class DataStages:
     @cached_property
     def data_checks(self) -> Findings:
         """What the pixels and the splits of the pairs show, all rows: a failure here stops training."""
-        imaging = self.recipe.imaging
-        shifted = 0.0 if imaging is None else imaging.registration_arcsec / PIXEL_SCALE_ARCSEC
+        shifted = declared_shift_pix(self.recipe)
         audits = self._audits(self.pairs, "pairs", sham=False)
         shams = self._audits(self.shams, "sham", sham=True)
         findings = _merged(
@@ -351,6 +350,12 @@ class DataStages:
             for name in self.sources
         ]
         return pa.concat_tables(pieces)
+
+
+def declared_shift_pix(recipe: Recipe) -> float:
+    """Scatter by which a recipe's imaging shifts each band along each axis [pix]."""
+    imaging = recipe.imaging
+    return 0.0 if imaging is None else imaging.registration_arcsec / PIXEL_SCALE_ARCSEC
 
 
 def of_split(
