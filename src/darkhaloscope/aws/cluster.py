@@ -1,4 +1,4 @@
-"""What ``configs/cluster.yaml`` says, and a cluster planned from it: vCores, executors, hours, price, request.
+"""What ``configs/cluster.yaml`` says, and a cluster planned from it: vCores, executors, hours, price.
 
 Pure: nothing here asks AWS. A plan over the vCore budget cannot be made, an unknown preset or instance is an
 error, and the request is built as plain data; `aws.launcher` sends it.
@@ -70,7 +70,7 @@ class Rate(Frozen):
 
 
 class Cluster(Frozen):
-    """The place of cloud work and its limits: see ``configs/cluster.yaml``, where each value says what it is."""
+    """The place of cloud work and its limits: ``configs/cluster.yaml`` says what each value is."""
 
     region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")
     bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
@@ -105,7 +105,9 @@ class Cluster(Frozen):
     def instance(self, name: str) -> Instance:
         """A machine of the table; ConfigError for any other."""
         if name not in self.instances:
-            raise ConfigError("cluster", "instance", f"= '{name}' is not in the table", ", ".join(self.instances))
+            raise ConfigError(
+                "cluster", "instance", f"= '{name}' is not in the table", ", ".join(self.instances)
+            )
         return self.instances[name]
 
     def preset(self, name: str) -> Preset:
@@ -113,6 +115,14 @@ class Cluster(Frozen):
         if name not in self.presets:
             raise ConfigError("cluster", "preset", f"= '{name}' is not known", ", ".join(self.presets))
         return self.presets[name]
+
+    def rate(self, job: str) -> Rate:
+        """Of a job; ConfigError where none was measured."""
+        if job not in self.rates:
+            raise ConfigError(
+                "cluster", "rates", f"has no measured rate of the job '{job}'", ", ".join(self.rates)
+            )
+        return self.rates[job]
 
     def address(self, prefix: str, *parts: str) -> str:
         """``s3://`` address below a prefix of the bucket."""
@@ -216,8 +226,9 @@ class ClusterPlan:
             raise ConfigError(
                 "cluster",
                 "instance",
-                f"= '{self.instance}' has {share} MiB for an executor of {cores} cores: {heap} MiB of heap leave "
-                f"{max(overhead, 0) // cores} MiB a Python worker, which needs {self.cluster.python_worker_mib}",
+                f"= '{self.instance}' has {share} MiB for an executor of {cores} cores: {heap} MiB of heap "
+                f"leave {max(overhead, 0) // cores} MiB a Python worker, which needs "
+                f"{self.cluster.python_worker_mib}",
                 "an instance with more memory per vCore",
             )
         return Executors(per_node, cores, heap, overhead, per_node * self.workers)
@@ -243,10 +254,7 @@ class ClusterPlan:
 
     def predict(self, job: str, rows: int) -> "Prediction":
         """Hours and price of a job over so many rows. ConfigError for a job whose rate was not measured."""
-        if job not in self.cluster.rates:
-            known = ", ".join(self.cluster.rates)
-            raise ConfigError("cluster", "rates", f"has no measured rate of the job '{job}'", known)
-        return Prediction(self, self.cluster.rates[job], job, rows)
+        return Prediction(self, self.cluster.rate(job), job, rows)
 
     def spark_settings(self) -> dict[str, str]:
         """Of spark-defaults. All executors from the start, fewer when there is nothing for them to do."""
@@ -302,6 +310,7 @@ class Prediction:
             f"{cluster.vcpu_share:g} × {plan.worker_vcores} vCores) = {self.hours:.2f} h; × "
             f"{plan.usd_per_hour:.2f} USD/h = {self.usd:.2f} USD "
             f"(at most {self.hours * plan.usd_per_hour_at_most:.2f} without spot)"
+            + (f"; longer than the {plan.hours:g} h of '{plan.preset}'" if self.hours > plan.hours else "")
         )
 
 
@@ -314,7 +323,7 @@ class Step:
 
 
 def spark_step(name: str, arguments: Sequence[str]) -> Step:
-    """``dhs`` under spark-submit, its driver on the master node, where EMR keeps its output as the step's log."""
+    """``dhs`` under spark-submit, its driver on the master node: EMR keeps its output as the step's log."""
     return Step(name, ("spark-submit", "--deploy-mode", "client", f"{HOME}/dhs.py", *arguments))
 
 
@@ -459,7 +468,7 @@ def refreshed(cluster: Cluster, described: Sequence[Mapping[str, Any]]) -> tuple
         if new != old:
             table[name] = new
             changes.append(
-                f"{name}: {new.vcores} vCores, {new.memory_gib:g} GiB (the table says {old.vcores}, {old.memory_gib:g})"
+                f"{name}: {new.vcores} vCores, {new.memory_gib:g} GiB "
+                f"(the table says {old.vcores}, {old.memory_gib:g})"
             )
     return cluster.model_copy(update={"instances": table}), tuple(changes)
-

@@ -27,6 +27,19 @@ STARTING = ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING")
 ACTIVE = (*STARTING, "TERMINATING")
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 _STEP_BAD = ("FAILED", "INTERRUPTED", "CANCELLED")
+_FAILED_THERE = frozenset({
+    "500",
+    "502",
+    "503",
+    "504",
+    "InternalError",
+    "InternalFailure",
+    "InternalServerError",
+    "InternalServerException",
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+})  # fmt: skip
+"""Refusals after which nobody knows whether the call had its effect."""
 _NAMED = "dhs-"
 
 UPLOAD_HOURS = START_HOURS = 0.25
@@ -88,7 +101,9 @@ def find_cluster(aws: Aws, name: str) -> Running:
         return describe(aws, name)
     found = next((c for c in clusters(aws) if c.launch_id == name.removeprefix(_NAMED)), None)
     if found is None:
-        raise ConfigError("emr", "cluster", f"'{name}' is no cluster of {aws.region}", "an id or launch of `dhs emr list`")
+        raise ConfigError(
+            "emr", "cluster", f"'{name}' is no cluster of {aws.region}", "an id or launch of `dhs emr list`"
+        )
     return found
 
 
@@ -108,14 +123,14 @@ def steps_of(aws: Aws, cluster_id: str) -> list[StepState]:
 
 
 def launch(order: Order, say: Say) -> Running | None:
-    """Upload what is missing and start the cluster, unless it was started; None where the output stands already.
+    """Upload what is missing and start the cluster, unless it was started; None where the output stands.
 
     Before each call to RunJobFlow stands a record, created exclusively, and a look for the cluster that an
     earlier call may have started: an answer that was lost never starts a second one.
 
     Raises CredentialsExpired, CloudError.
     """
-    clock = CredentialClock.of(order.aws, hours=order.cluster.credential_hours)
+    clock = CredentialClock.of(order.aws)
     say(clock.sentence())
     say(f"launch {order.launch_id}: {order.plan.workers} × {order.plan.instance}, {order.plan.vcores} vCores")
     if MANIFEST in order.out.names(""):
@@ -152,7 +167,7 @@ def _start(order: Order, say: Say) -> Running:
             if error.code in THROTTLED:
                 calls.note(number, "refused", error.code)
                 time.sleep(order.cluster.poll_seconds)
-            elif error.failed_there:
+            elif error.code in _FAILED_THERE:
                 say(f"EMR failed ({error}); looking for the cluster before another try")
             else:
                 calls.note(number, "refused", error.code)
@@ -201,7 +216,9 @@ class _Calls:
         """Time that the last call has left to show its cluster [s]; 0 where what came of it is known."""
         names = self._files.names("")
         last = self._last(names)
-        if last is None or any(name.startswith(f"{last:04d}.") and name != f"{last:04d}.json" for name in names):
+        if last is None or any(
+            name.startswith(f"{last:04d}.") and name != f"{last:04d}.json" for name in names
+        ):
             return 0.0
         called = datetime.fromisoformat(json.loads(self._files.read(f"{last:04d}.json"))["at"])
         return self.order.cluster.settle_seconds - (datetime.now(UTC) - called).total_seconds()

@@ -29,16 +29,24 @@ _PROBE = ".preflight"
 
 IDENTITY = Check(name="credentials_valid", bound=exactly(1), why="nothing can be asked for without")
 HOURS = Check(name="credentials_hours", bound=above(0), why="hours left beyond what the plan is held for")
-REGIONS = Check(name="region_equal", bound=exactly(0), why="traffic between regions costs, and subnets are not found")
+REGIONS = Check(
+    name="region_equal", bound=exactly(0), why="traffic between regions costs, and subnets are not found"
+)
 BUCKET = Check(name="bucket_exists", bound=exactly(1), why="code, logs and results lie in it")
 READABLE = Check(name="bucket_readable", bound=exactly(1), why="the store lists and reads")
 WRITABLE = Check(name="bucket_writable", bound=exactly(1), why="code, records and results are written")
-COMMITTED = Check(name="inputs_committed", bound=exactly(0), why="unfinished inputs, or shards that are not there")
+COMMITTED = Check(
+    name="inputs_committed", bound=exactly(0), why="unfinished inputs, or shards that are not there"
+)
 SCHEMA = Check(name="input_schema", bound=exactly(0), why="inputs of another table or with other columns")
 OUT = Check(name="output_free", bound=exactly(0), why="a folder belongs to one job")
-CURRENT = Check(name="code_current", bound=exactly(0), why="files of the wheel that differ from the code here")
+CURRENT = Check(
+    name="code_current", bound=exactly(0), why="files of the wheel that differ from the code here"
+)
 PARSES = Check(name="code_parses", bound=exactly(0), why="files that the cluster's Python could not read")
-FITS = Check(name="wheels_fit", bound=exactly(0), why="wheels for other machines, requirements that are absent")
+FITS = Check(
+    name="wheels_fit", bound=exactly(0), why="wheels for other machines, requirements that are absent"
+)
 UPLOADED = Check(name="code_uploaded", bound=exactly(0), why="files that the bucket lacks or holds otherwise")
 BUDGET = "vcores_with_running"
 QUOTA = "vcpu_quota"
@@ -60,7 +68,7 @@ def preflight(order: Order, *, fix: bool = False) -> Findings:
 
 def _credentials(order: Order) -> list[Finding]:
     who = order.aws.call("sts", "get_caller_identity")
-    clock = CredentialClock.of(order.aws, hours=order.cluster.credential_hours)
+    clock = CredentialClock.of(order.aws)
     # A plan longer than any credentials is watched in turns.
     needed = min(order.plan.hours, order.cluster.credential_hours * 0.9)
     left = clock.left()
@@ -138,7 +146,9 @@ def _machines(order: Order) -> list[Finding]:
 
 def _budget(order: Order) -> Finding:
     """The budget is of everything that runs at once, and the cluster of this very order is not another."""
-    check = Check(name=BUDGET, bound=inside(0, order.cluster.vcore_budget), why="vCores of all clusters at once")
+    check = Check(
+        name=BUDGET, bound=inside(0, order.cluster.vcore_budget), why="vCores of all clusters at once"
+    )
     try:
         others = {
             c.name: c.vcores(order.aws)
@@ -162,7 +172,9 @@ def _quotas(order: Order) -> list[Finding]:
     found = []
     for kind, code in _QUOTAS.items():
         check = Check(
-            name=f"{QUOTA}_{kind.replace(' ', '_')}", bound=above(needed[kind] - 0.5), why="EC2 refuses more vCPUs"
+            name=f"{QUOTA}_{kind.replace(' ', '_')}",
+            bound=above(needed[kind] - 0.5),
+            why="EC2 refuses more vCPUs",
         )
         try:
             answer = order.aws.call("service-quotas", "get_service_quota", ServiceCode="ec2", QuotaCode=code)
@@ -182,7 +194,9 @@ def _subnets(order: Order) -> Finding:
                 "ec2", "describe_subnets", Filters=[{"Name": "default-for-az", "Values": ["true"]}]
             )
             have = [str(s["SubnetId"]) for page in pages for s in page["Subnets"]]
-            return SUBNETS.measure(0, detail="none is named: --subnet, such as one of the default ones", examples=have)
+            return SUBNETS.measure(
+                0, detail="none is named: --subnet, such as one of the default ones", examples=have
+            )
         pages = order.aws.pages("ec2", "describe_subnets", SubnetIds=list(order.subnets))
         usable = [s for page in pages for s in page["Subnets"] if s.get("State") == "available"]
     except CredentialsExpired:

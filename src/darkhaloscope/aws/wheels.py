@@ -47,7 +47,9 @@ class WheelSet:
         if len(ours) != 1:
             found = ", ".join(ours) or "none"
             raise DataError(
-                str(folder), f"holds not one wheel of {PROJECT}: {found}", f"make it anew: scripts/wheels {folder}"
+                str(folder),
+                f"holds not one wheel of {PROJECT}: {found}",
+                f"make it anew: scripts/wheels {folder}",
             )
         return made
 
@@ -63,7 +65,7 @@ class WheelSet:
 
     @cached_property
     def files(self) -> dict[str, bytes | Path]:
-        """What is uploaded beside the checksums, by name: the wheels, an interpreter, and what installs them."""
+        """What is uploaded beside the checksums, by name: wheels, an interpreter, the bootstrap."""
         found: dict[str, bytes | Path] = {path.name: path for path in self.wheels}
         found |= {path.name: path for path in sorted(self.folder.glob("cpython-*.tar.gz"))}
         found[BOOTSTRAP] = bootstrap_script()
@@ -97,7 +99,9 @@ class WheelSet:
             for name, data in _members(self.project)
             if name.startswith(f"{PROJECT}/")
         }
-        return sorted(name for name in running.keys() | packed.keys() if running.get(name) != packed.get(name))
+        return sorted(
+            name for name in running.keys() | packed.keys() if running.get(name) != packed.get(name)
+        )
 
     def broken(self, python: str) -> list[str]:
         """What does not even parse, as the cluster's Python reads it: our modules and the bootstrap."""
@@ -138,7 +142,9 @@ class WheelSet:
             same = False
         prefix = f"{there.prefix}/"
         pages = there.aws.pages("s3", "list_objects_v2", Bucket=there.bucket, Prefix=prefix)
-        lengths = {e["Key"].removeprefix(prefix): e["Size"] for page in pages for e in page.get("Contents", ())}
+        lengths = {
+            e["Key"].removeprefix(prefix): e["Size"] for page in pages for e in page.get("Contents", ())
+        }
         absent = [name for name, content in self.files.items() if lengths.get(name) != _length(content)]
         return absent + ([] if same else [SUMS])
 
