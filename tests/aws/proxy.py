@@ -138,13 +138,14 @@ class _Handler(BaseHTTPRequestHandler):
             if all(word in asked for word in words.split()):
                 self._refuse(*refusal, json_=bool(target))
                 return
-        possible = ["reset", "lost", "slow", "truncated"] + ["slowdown"] * (not target)
+        possible = ["reset", "lost", "slow", "truncated", "slowdown"]
         possible += ["conflict"] * conditional + ["altered"] * (self.command == "GET")
         fault = weather.fault(asked, possible)
         if fault == "reset":
             self._hang_up()
         elif fault == "slowdown":
-            self._refuse(503, "SlowDown", "Please reduce your request rate.")
+            status, code = (400, "ThrottlingException") if target else (503, "SlowDown")
+            self._refuse(status, code, "Please reduce your request rate.", json_=bool(target))
         elif fault == "conflict":
             self._refuse(409, "ConditionalRequestConflict", "A conflicting operation is under way.")
         else:
@@ -176,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if fault == "truncated" and data:
             self.wfile.write(data[: len(data) // 2])
-            self._hang_up()
+            self.close_connection = True  # politely, as if that had been all
             return
         if fault == "slow" and data:
             self.wfile.write(data[:1])

@@ -16,15 +16,7 @@ from darkhaloscope.pipeline.addresses import dataset_at, s3_place, text_at, writ
 from darkhaloscope.runners.local import run_local
 
 PAIRS, OUT = "s3://darkhaloscope/runs/pairs", "s3a://darkhaloscope/runs/splits/"
-FOUL = {
-    "reset": 0.01,
-    "lost": 0.01,
-    "slow": 0.01,
-    "truncated": 0.01,
-    "altered": 0.01,
-    "conflict": 0.02,
-    "slowdown": 0.005,
-}
+FOUL = dict.fromkeys(("reset", "lost", "slow", "truncated", "altered", "conflict"), 0.05) | {"slowdown": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +44,7 @@ def test_in_foul_weather_no_row_is_lost_doubled_or_altered(cloud, near, far, see
     cloud.weather.seed, cloud.weather.rate = seed, FOUL
     made = run_local(job, far, writer_at(OUT, SPLITS))
     cloud.weather.rate = {}
-    assert sum(cloud.weather.did.values()) > 0
+    assert sum(cloud.weather.did.values()) >= 8
     assert made.manifest == splits.manifest
     assert made.read().equals(splits.read())
     dataset_at(OUT).verify()
@@ -76,6 +68,7 @@ def test_tokens_that_expire_in_the_middle_stop_the_run_and_fresh_ones_finish_it(
     assert cloud.weather.count("PUT", "splits/shards") - puts <= len(splits.keys) - kept
 
 
+@pytest.mark.slow
 def test_worker_processes_meet_an_expired_token_too(cloud, near, far, monkeypatch):
     job, _, splits = near
     cloud.weather.expire["first"] = cloud.weather.borne["first"] + 12

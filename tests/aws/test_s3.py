@@ -89,10 +89,15 @@ def test_a_large_object_arrives_in_parts_also_where_the_last_answer_is_lost(clou
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # the least that S3 takes as a part
     data = np.random.default_rng(0).bytes((11 << 20) + 7)
     cloud.weather.first["POST data/large uploadId"] = ["lost"]
+    cloud.weather.first["PUT data/large partNumber=2"] = ["lost", "reset"]
     cloud.files().write("large", data)
-    assert cloud.weather.count("PUT", "partNumber") == 3
-    assert cloud.weather.did["lost"] == 1
+    assert cloud.weather.count("PUT", "partNumber") == 3 + 2
+    assert (cloud.weather.did["lost"], cloud.weather.did["reset"]) == (2, 1)
     assert cloud.files().read("large") == data
+    cloud.weather.refuse["PUT data/other partNumber=3"] = (400, "ExpiredToken", "Gone.")
+    with pytest.raises(CredentialsExpired):
+        cloud.files().write("other", data)
+    assert cloud.files().names("") == ["large"]
     with pytest.raises(CloudRefused, match="no such bucket"):
         s3.S3Files(cloud.aws, "no-such-one", "data").write("large", data)
 

@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from darkhaloscope.contracts.errors import JobFailed, SchemaMismatch, StoreError
+from darkhaloscope.contracts.errors import CredentialsExpired, JobFailed, SchemaMismatch, StoreError
 from darkhaloscope.contracts.store import local_writer, open_dataset, write_rows
 from darkhaloscope.contracts.tables import PAIRED_STAMPS, SPLITS, STAMPS
 from darkhaloscope.dataset.splits import AssignSplits, SplitConfig, group_counts, plan_splits
@@ -72,6 +72,19 @@ def test_a_failing_row_is_named_through_worker_processes(pairs, job, tmp_path):
     broken = job.model_copy(update={"plan": {}})
     with pytest.raises(JobFailed, match="assign_splits"):
         run_local(broken, pairs, local_writer(tmp_path / "out", SPLITS), workers=2)
+
+
+class Expiring(AssignSplits):
+    """A job that asks the cloud for something, in vain."""
+
+    def run(self, batch):
+        raise CredentialsExpired("renew them")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_credentials_that_expire_inside_a_job_are_no_fault_of_a_row(pairs, job, tmp_path, workers):
+    with pytest.raises(CredentialsExpired, match="renew them"):
+        run_local(Expiring(plan=job.plan), pairs, local_writer(tmp_path / "out", SPLITS), workers=workers)
 
 
 def test_the_wrong_input_table_is_refused_before_anything_is_written(job, tmp_path):

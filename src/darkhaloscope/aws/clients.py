@@ -217,7 +217,8 @@ class Aws:
         """What is known of the credentials in use; CredentialsExpired where there are none."""
         asked = "looking for AWS credentials"
         with translated(asked, self.region):
-            session = _session(os.getpid())
+            with _ONE_AT_A_TIME:
+                session = _session(os.getpid())
             found = session.get_credentials()
             if found is None:
                 raise CredentialsExpired(f"{asked}: none were found: {RENEW}")
