@@ -133,13 +133,13 @@ def launch(order: Order, say: Say) -> Running | None:
     clock = CredentialClock.of(order.aws)
     say(clock.sentence())
     say(f"launch {order.launch_id}: {order.plan.workers} × {order.plan.instance}, {order.plan.vcores} vCores")
-    if MANIFEST in order.out.names(""):
-        say(f"{address(order.out)} is finished already: nothing to start")
-        return None
     found = _under_way(order)
     if found is not None:
         say(f"cluster {found.cluster_id} is under way ({found.state})")
         return found
+    if MANIFEST in order.out.names(""):
+        say(f"{address(order.out)} is finished already: nothing to start")
+        return None
     clock.require(UPLOAD_HOURS, "the upload")
     put = order.wheels.upload(order.code)
     for name, data in order.uploads().items():

@@ -10,6 +10,7 @@ import hashlib
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
@@ -27,6 +28,8 @@ from darkhaloscope.contracts.errors import DataError
 
 PROJECT = "darkhaloscope"
 SUMS, BOOTSTRAP = "SHA256SUMS", "bootstrap.sh"
+UPLOADS = 8
+"""Files that are sent at once."""
 _OLD_NAMES = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
 """What manylinux_2_N was called before it was called so."""
 
@@ -151,9 +154,8 @@ class WheelSet:
     def upload(self, there: S3Files) -> list[str]:
         """Put what is missing into the bucket, the checksums last; the names of what was put."""
         put = self.missing(there)
-        for name in put:
-            if name != SUMS:
-                there.write(name, _bytes(self.files[name]))
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            list(pool.map(lambda name: there.write(name, _bytes(self.files[name])), filter(SUMS.__ne__, put)))
         if put:
             there.write(SUMS, self.sums.encode())
         return put
