@@ -561,7 +561,10 @@ def emr_plan(
         bool, typer.Option("--refresh", help="Ask EC2 for vCores and memory; the table is what it was.")
     ] = False,
 ) -> None:
-    """Plan a cluster: vCores against the budget, executors, hours and price. Starts nothing; asks AWS only with --refresh."""
+    """Plan a cluster: vCores against the budget, executors, hours and price. Starts nothing.
+
+    Asks AWS only with --refresh.
+    """
     from darkhaloscope.pipeline.emr import Machines, say_plans
 
     given = (workers, instance, master)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "darkhaloscope"
 
 
-def pack(folder, name, version, tag, files, metadata):
+def pack(folder, name, version, *, tag, files, metadata):
     """A wheel of `files` (name in the archive -> bytes)."""
     info = f"{name}-{version}.dist-info"
     wheel = f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n"
@@ -57,9 +57,8 @@ def pack_project(folder, changed=None, requirements=None):
     wanted = wanted if requirements is None else requirements
     lines = ["Metadata-Version: 2.1", "Name: darkhaloscope", f"Version: {__version__}"]
     lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {text}" for text in wanted]
-    return pack(
-        folder, "darkhaloscope", __version__, "py3-none-any", files | (changed or {}), "\n".join([*lines, ""])
-    )
+    files, metadata = files | (changed or {}), "\n".join([*lines, ""])
+    return pack(folder, "darkhaloscope", __version__, tag="py3-none-any", files=files, metadata=metadata)
 
 
 def pack_installed(folder, name, *, tag="py3-none-any", content=True):
@@ -71,7 +70,7 @@ def pack_installed(folder, name, *, tag="py3-none-any", content=True):
             files[path.as_posix()] = found.locate_file(path).read_bytes()
     plain = canonicalize_name(name).replace("-", "_")
     metadata = found.read_text("METADATA")
-    return pack(folder, plain, found.version, tag, files, metadata)
+    return pack(folder, plain, found.version, tag=tag, files=files, metadata=metadata)
 
 
 def closure(wanted):

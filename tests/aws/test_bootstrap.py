@@ -45,7 +45,10 @@ def lay(folder):
 
 
 def bootstrap(tmp_path, folder, sums, *more, python=PYTHON, path=None, **environment):
-    clean = {"PATH": path or f"{Path(interpreter()).parent}:/usr/bin:/bin", "DHS_HOME": str(tmp_path / "node")}
+    clean = {
+        "PATH": path or f"{Path(interpreter()).parent}:/usr/bin:/bin",
+        "DHS_HOME": str(tmp_path / "node"),
+    }
     words = [f"file://{folder}", sums, python, *more]
     return subprocess.run(
         ["bash", str(folder / "bootstrap.sh"), *words],
@@ -57,7 +60,9 @@ def test_shellcheck_finds_nothing():
     scripts = [ROOT / "src/darkhaloscope/aws/bootstrap.sh", ROOT / "scripts/wheels"]
     found = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
-    seen = subprocess.run(["shellcheck", "-"], input="#!/bin/bash\ncd $1\n", capture_output=True, text=True, check=False)
+    seen = subprocess.run(
+        ["shellcheck", "-"], input="#!/bin/bash\ncd $1\n", capture_output=True, text=True, check=False
+    )
     assert "SC2086" in seen.stdout  # it does find something where there is something
 
 
@@ -71,9 +76,13 @@ def test_a_node_gets_the_wheel_set_and_nothing_else(code, tmp_path):
     assert (node / "files" / "a network.onnx").read_bytes() == b"weights"
     python = node / "venv/bin/python"
     # What spark-submit is handed, from a folder that has nothing to do with it.
-    said = subprocess.run([python, node / "dhs.py", "--version"], cwd="/", capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [python, node / "dhs.py", "--version"], cwd="/", capture_output=True, text=True, check=True
+    )
     assert said.stdout == f"dhs {__version__}\n"
-    listed = subprocess.run([python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
     names = {line.partition("==")[0].lower().replace("_", "-") for line in listed.stdout.split()}
     assert names == {"darkhaloscope", *NEEDED}
     assert (node / "installed").read_text().strip() == sums
@@ -105,12 +114,15 @@ def test_changed_checksums_are_refused(code, tmp_path):
     wheel = next(folder.glob("rich-*.whl"))
     wheel.write_bytes(wheel.read_bytes() + b"\0")
     lay(folder)
-    assert "SHA256SUMS is not the one that was uploaded" in refused(bootstrap(tmp_path, folder, sums), tmp_path)
+    assert "SHA256SUMS is not the one that was uploaded" in refused(
+        bootstrap(tmp_path, folder, sums), tmp_path
+    )
 
 
 def test_a_file_that_nobody_named_is_refused(code, tmp_path):
     folder, sums = code
-    pack(folder, "stray", "1.0", "py3-none-any", {"stray.py": b""}, "Metadata-Version: 2.1\nName: stray\nVersion: 1.0\n")
+    metadata = "Metadata-Version: 2.1\nName: stray\nVersion: 1.0\n"
+    pack(folder, "stray", "1.0", tag="py3-none-any", files={"stray.py": b""}, metadata=metadata)
     assert "does not name: stray-1.0" in refused(bootstrap(tmp_path, folder, sums), tmp_path)
 
 
@@ -139,7 +151,9 @@ def test_the_interpreter_of_the_set_comes_first_and_code_that_does_not_start_is_
         ["tar", "-czf", folder / "cpython-3.test.tar.gz", "-C", layout.parents[1], "python"], check=True
     )
     next(folder.glob("darkhaloscope-*.whl")).unlink()
-    pack_project(folder, changed={"darkhaloscope/cli.py": b"raise ImportError('stale')\n"}, requirements=["typer"])
+    pack_project(
+        folder, changed={"darkhaloscope/cli.py": b"raise ImportError('stale')\n"}, requirements=["typer"]
+    )
     said = refused(bootstrap(tmp_path, folder, lay(folder), path="/usr/bin:/bin"), tmp_path)
     assert "archive" in said
     assert "what was installed does not start" in said

@@ -1,4 +1,4 @@
-"""Plans: what they may have, how nodes are filled, what they cost, and the request that is built from them."""
+"""Plans: what they may have, how nodes are filled, what they cost, and the request built from them."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def with_instance(name, vcores, memory_gib=64.0):
 def request(plan, **given):
     asked = {
         "launch_id": "0123456789abcdef",
-        "steps": [spark_step("a step", ["job", "s3://b/a job's \"file\" $HOME.json"])],
+        "steps": [spark_step("a step", ["job", 's3://b/a job\'s "file" $HOME.json'])],
         "bootstrap": ["s3://b/code/x/bootstrap.sh", "s3://b/code/x", "0" * 64, "3.11"],
         "subnets": ["subnet-1", "subnet-2"],
     }
@@ -56,7 +56,7 @@ def test_284_vcores_are_accepted_and_285_refused():
 
 def test_the_master_counts():
     ClusterPlan.of(CLUSTER, "large", master="m5.xlarge")
-    with pytest.raises(BudgetExceeded, match="288 vCores.*use 34 workers at most"):
+    with pytest.raises(BudgetExceeded, match=r"288 vCores.*use 34 workers at most"):
         ClusterPlan.of(CLUSTER, "large", master="m5.2xlarge")
 
 
@@ -171,7 +171,7 @@ def test_a_cluster_that_is_kept_ends_when_idle():
 def test_words_of_a_step_are_never_split():
     step = request(ClusterPlan.of(CLUSTER, "small"))["Steps"][0]["HadoopJarStep"]
     assert step["Jar"] == "command-runner.jar"
-    assert step["Args"][-1] == "s3://b/a job's \"file\" $HOME.json"
+    assert step["Args"][-1] == 's3://b/a job\'s "file" $HOME.json'
     assert step["Args"][:4] == ["spark-submit", "--deploy-mode", "client", f"{HOME}/dhs.py"]
     assert len(step["Args"]) == 6
 
@@ -181,7 +181,11 @@ def test_the_request_is_one_that_emr_knows():
     from botocore.model import ServiceModel
     from botocore.validate import validate_parameters
 
-    shape = ServiceModel(Loader().load_service_model("emr", "service-2")).operation_model("RunJobFlow").input_shape
+    shape = (
+        ServiceModel(Loader().load_service_model("emr", "service-2"))
+        .operation_model("RunJobFlow")
+        .input_shape
+    )
     for keep in (False, True):
         body = request(ClusterPlan.of(CLUSTER, "large"), keep_alive=keep)
         validate_parameters(body, shape)
@@ -201,7 +205,10 @@ def test_hours_and_price_are_the_arithmetic_that_is_shown():
     assert f"{hours:.2f} h" in made.arithmetic()
     assert re.search(r"10,000,000 / \(174 rows/s × 0.6 × 280 vCores\)", made.arithmetic())
     assert "longer than" not in made.arithmetic()
-    assert "longer than the 1 h of 'small'" in ClusterPlan.of(CLUSTER, "small").predict("inject", 10**7).arithmetic()
+    assert (
+        "longer than the 1 h of 'small'"
+        in ClusterPlan.of(CLUSTER, "small").predict("inject", 10**7).arithmetic()
+    )
 
 
 def test_a_job_without_a_measured_rate_is_not_predicted():
