@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,11 @@ def bootstrap(tmp_path, folder, sums, *more, python=PYTHON, path=None, **environ
 
 def test_shellcheck_finds_nothing():
     scripts = [ROOT / "src/darkhaloscope/aws/bootstrap.sh", ROOT / "scripts/wheels"]
-    found = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    found = subprocess.run([shellcheck, *scripts], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
     seen = subprocess.run(
-        ["shellcheck", "-"], input="#!/bin/bash\ncd $1\n", capture_output=True, text=True, check=False
+        [shellcheck, "-"], input="#!/bin/bash\ncd $1\n", capture_output=True, text=True, check=False
     )
     assert "SC2086" in seen.stdout  # it does find something where there is something
 

@@ -33,6 +33,7 @@ EXPECTED = {
     "dry_run",
     "input_schema",
     "inputs_committed",
+    "output_alone",
     "output_free",
     "region_equal",
     "roles_exist",
@@ -267,9 +268,11 @@ def test_other_clusters_count_against_the_budget(order, cloud):
     account_of_another = dataclasses.replace(order, plan=Machines("large").plan(order.cluster))
     launch(account_of_another, [].append)
     names, found = failed(order)
-    assert names == {"vcores_with_running"}
+    assert names == {"vcores_with_running", "output_alone"}
     assert found.named("vcores_with_running").value == 284 + 12
     assert failed(account_of_another)[0] == set()  # a cluster is not its own rival
+    elsewhere = dataclasses.replace(order, out=cloud.files("data/other-splits"))
+    assert failed(elsewhere)[0] == {"vcores_with_running"}
 
 
 def test_285_vcores_do_not_even_make_an_order(cloud, wheels, tmp_path):

@@ -21,6 +21,8 @@ HOME = "/opt/darkhaloscope"
 
 DRIVER_MIB = 896
 """Container of the application master beside the executors; the driver itself is on the master node."""
+ROUNDED_MIB = 32
+"""YARN rounds containers up to this: sizes that are no multiple of it would not all fit."""
 _MIB = 1024
 _YARN_SHARE, _SYSTEM_MIB = 0.75, 8 * _MIB
 
@@ -219,7 +221,7 @@ class ClusterPlan:
         # The largest number of cores up to the preset's that leaves none over.
         cores = next(c for c in range(min(base.executor_cores, node.vcores), 0, -1) if node.vcores % c == 0)
         per_node = node.vcores // cores
-        share = (node.yarn_mib - DRIVER_MIB) // per_node
+        share = (node.yarn_mib - DRIVER_MIB) // per_node // ROUNDED_MIB * ROUNDED_MIB
         heap = cores * self.cluster.heap_gib_per_core * _MIB
         overhead = share - heap
         if overhead < cores * self.cluster.python_worker_mib:
@@ -331,6 +333,7 @@ def build_request(
     plan: ClusterPlan,
     *,
     launch_id: str,
+    out: str,
     steps: Sequence[Step],
     bootstrap: Sequence[str],
     subnets: Sequence[str],
@@ -338,6 +341,7 @@ def build_request(
 ) -> dict[str, Any]:
     """The body of RunJobFlow. Plain data; nothing is sent.
 
+    out         where the job writes: no second cluster is started for it
     bootstrap   address of the script, then its arguments
     subnets     EMR chooses the one with capacity
     keep_alive  do not end with the last step, but after `idle_minutes` without one
@@ -377,6 +381,7 @@ def build_request(
         },
         "Tags": [
             {"Key": "dhs-launch", "Value": launch_id},
+            {"Key": "dhs-out", "Value": out},
             {"Key": "dhs-vcores", "Value": str(plan.vcores)},
             {"Key": "project", "Value": "darkhaloscope"},
             {"Key": "for-use-with-amazon-emr-managed-policies", "Value": "true"},
@@ -443,6 +448,7 @@ def _configurations(plan: ClusterPlan) -> list[dict[str, Any]]:
             "Classification": "yarn-site",
             "Properties": {
                 "yarn.nodemanager.resource.memory-mb": str(node.yarn_mib),
+                "yarn.scheduler.minimum-allocation-mb": str(ROUNDED_MIB),
                 "yarn.scheduler.maximum-allocation-mb": str(node.yarn_mib),
                 "yarn.nodemanager.resource.cpu-vcores": str(node.vcores),
             },

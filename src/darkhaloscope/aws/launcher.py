@@ -68,11 +68,10 @@ class Running:
         """By which it was named; empty for clusters of others."""
         return self.name.removeprefix(_NAMED) if self.name.startswith(_NAMED) else ""
 
-    def vcores(self, aws: Aws) -> int:
-        """As its tag says; 0 where it has none."""
+    def tags(self, aws: Aws) -> dict[str, str]:
+        """Its tags, which listings do not show."""
         answer = aws.call("emr", "describe_cluster", ClusterId=self.cluster_id)
-        tags = {tag["Key"]: tag["Value"] for tag in answer["Cluster"].get("Tags", ())}
-        return int(tags.get("dhs-vcores", 0))
+        return {tag["Key"]: tag["Value"] for tag in answer["Cluster"].get("Tags", ())}
 
 
 @dataclass(frozen=True)

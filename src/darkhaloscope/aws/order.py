@@ -95,6 +95,7 @@ class Order:
         return build_request(
             self.plan,
             launch_id=self.launch_id,
+            out=address(self.out),
             steps=(step,),
             bootstrap=bootstrap,
             subnets=self.subnets,

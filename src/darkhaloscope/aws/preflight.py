@@ -48,6 +48,7 @@ FITS = Check(
     name="wheels_fit", bound=exactly(0), why="wheels for other machines, requirements that are absent"
 )
 UPLOADED = Check(name="code_uploaded", bound=exactly(0), why="files that the bucket lacks or holds otherwise")
+ALONE = Check(name="output_alone", bound=exactly(0), why="clusters that already write to the same place")
 BUDGET = "vcores_with_running"
 QUOTA = "vcpu_quota"
 SUBNETS = Check(name="subnet_in_region", bound=above(0), why="fleets need a list of subnets of this region")
@@ -141,26 +142,34 @@ def _listed(check: Check, problems: Sequence[str], remedy: str) -> Finding:
 
 
 def _machines(order: Order) -> list[Finding]:
-    return [_budget(order), *_quotas(order), _subnets(order), _roles(order)]
+    return [*_rivals(order), *_quotas(order), _subnets(order), _roles(order)]
 
 
-def _budget(order: Order) -> Finding:
-    """The budget is of everything that runs at once, and the cluster of this very order is not another."""
-    check = Check(
-        name=BUDGET, bound=inside(0, order.cluster.vcore_budget), why="vCores of all clusters at once"
-    )
+def _rivals(order: Order) -> list[Finding]:
+    """Other clusters of this project: their vCores count, and none may write to the same place.
+
+    The cluster of this very order is no rival, unless it is ending and another is about to be started.
+    """
+    limit = inside(0, order.cluster.vcore_budget)
+    budget = Check(name=BUDGET, bound=limit, why="vCores of all clusters at once")
     try:
-        others = {
-            c.name: c.vcores(order.aws)
+        rivals = {
+            c.name: c.tags(order.aws)
             for c in clusters(order.aws, ACTIVE)
             if c.launch_id != order.launch_id or c.state == "TERMINATING"
         }
     except CredentialsExpired:
         raise
     except CloudError as error:
-        return check.not_evaluated(str(error))
-    running = [f"{name}: {vcores}" for name, vcores in others.items()]
-    return check.measure(order.plan.vcores + sum(others.values()), n=len(others), examples=running)
+        return [budget.not_evaluated(str(error)), ALONE.not_evaluated(str(error))]
+    vcores = {name: int(tags.get("dhs-vcores", 0)) for name, tags in rivals.items()}
+    same = [name for name, tags in rivals.items() if tags.get("dhs-out") == address(order.out)]
+    total = order.plan.vcores + sum(vcores.values())
+    running = [f"{name}: {n}" for name, n in vcores.items()]
+    return [
+        budget.measure(total, n=len(rivals), examples=running),
+        ALONE.measure(len(same), n=len(rivals), examples=same),
+    ]
 
 
 def _quotas(order: Order) -> list[Finding]:
