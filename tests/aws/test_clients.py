@@ -10,6 +10,7 @@ import time
 import cloudpickle
 import pytest
 
+from darkhaloscope.aws import clients
 from darkhaloscope.aws.clients import Aws, forget_clients
 from darkhaloscope.aws.cluster import load_cluster
 from darkhaloscope.contracts.errors import (
@@ -66,6 +67,16 @@ def test_each_refusal_has_its_own_sentence_and_is_not_asked_again(cloud, code):
     assert caught.value.code == code
     assert f"s3://{cloud.aws.bucket}/k" in str(caught.value)
     assert cloud.weather.count("GET") == 1  # nor is another region asked without a word
+
+
+def test_botocore_alone_would_follow_the_bucket(cloud):
+    cloud.weather.refuse["GET k"] = (301, "PermanentRedirect", "No.", {"x-amz-bucket-region": "eu-west-1"})
+    client = cloud.aws._client("s3")
+    client.meta.events.unregister("before-call.s3", clients._stay_in_region)
+    with pytest.raises(CloudRefused):
+        cloud.aws.body(cloud.aws.bucket, "k")
+    assert cloud.weather.count("GET") == 2
+    forget_clients()
 
 
 def test_a_bucket_that_is_not_there_is_told_from_one_that_is_elsewhere(cloud):

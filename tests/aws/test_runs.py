@@ -170,10 +170,10 @@ def test_a_text_is_read_from_either_place(cloud, tmp_path):
     assert json.loads(text_at("s3://darkhaloscope/jobs/a.json")) == {"job": 1}
     assert json.loads(text_at(str(tmp_path / "a.json"))) == {"job": 2}
     for missing in ("s3://darkhaloscope/jobs/b.json", str(tmp_path / "b.json"), str(tmp_path)):
-        with pytest.raises(ConfigError, match="cannot be read"):
+        with pytest.raises(ConfigError, match=r"no such file|cannot be read: .*directory"):
             text_at(missing)
     cloud.files("jobs").write("c.json", b"\xff")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*utf-8"):
         text_at("s3://darkhaloscope/jobs/c.json")
 
 

@@ -98,6 +98,7 @@ _NOTHING_TO_SIGN_WITH = (
     "NoAuthTokenError",
     "PartialCredentialsError",
     "CredentialRetrievalError",
+    "MetadataRetrievalError",
     "TokenRetrievalError",
     "RefreshWithMFAUnsupportedError",
     "SSOError",

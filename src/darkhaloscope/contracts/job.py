@@ -46,7 +46,7 @@ def execute_shard(job: Job, source: Dataset, writer: Writer, key: str, batch_row
     """Read one shard, run the job over it in batches, write and commit the result.
 
     Raises JobFailed with the job, the shard and the target for anything that a row does wrong; expired
-    credentials stay what they are.
+    credentials are no row's fault and pass as they are.
     """
     rows = source.read_shard(key, columns=job.columns)
     pieces = []
@@ -54,7 +54,7 @@ def execute_shard(job: Job, source: Dataset, writer: Writer, key: str, batch_row
         try:
             pieces.append(job.writes.conform(job.run(batch), where=f"output of job '{job.job}'"))
         except CredentialsExpired:
-            raise  # no row's fault: renewed, the same command continues
+            raise
         except Exception as error:
             target = "; ".join(getattr(error, "__notes__", []))
             cause = (

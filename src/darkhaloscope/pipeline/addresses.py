@@ -56,13 +56,13 @@ def writer_at(address: str, table: Table) -> Writer:
 
 def text_at(address: str) -> str:
     """A small text file: a JOB.json. ConfigError where it cannot be read, CloudError."""
-    folder, _, name = address.rpartition("/")
+    folder, slash, name = address.rpartition("/")
     try:
-        return files_at(folder or ("/" if address.startswith("/") else ".")).read(name).decode()
-    except OSError as error:
-        raise ConfigError(address, "", f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(address, "", "is not UTF-8 text") from error
+        return files_at(folder + slash or ".").read(name).decode()
+    except FileNotFoundError as error:
+        raise ConfigError(address, "", "no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(address, "", f"cannot be read: {error}") from error
 
 
 def s3_place(address: str) -> tuple[str, str] | None:
