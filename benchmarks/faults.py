@@ -1,12 +1,12 @@
 """Runs with injected faults, on both engines: afterwards no row may be lost, doubled or altered.
 
-python -m benchmarks.faults [--json] [--runs 100] [--seed 1] [--faults NAME,…]
+python -m benchmarks.faults [--json] [--runs 100] [--seed 1] [--faults NAME,…] [--work injection|splits]
 
-A run injects arcs into a small sky while something breaks: a worker is killed in the middle of a shard, a
-shard is written but not committed, a store refuses before or after it did what was asked, an answer is slow
-and its speculative twin is faster, an executor is lost, the driver is killed. What breaks and where is drawn
-from (seed, run). A run whose driver stops is started again in the same folder, as a person would. Then every
-byte is compared with a run in which nothing broke.
+A run injects arcs into a small sky (--work splits: splits rows without pixels) while something breaks: a
+worker is killed in the middle of a shard, a shard is written but not committed, a store refuses before or
+after it did what was asked, an answer is slow and its speculative twin is faster, an executor is lost, the
+driver is killed. What breaks and where is drawn from (seed, run). A run whose driver stops is started again
+in the same folder, as a person would. Then every byte is compared with a run in which nothing broke.
 
 The control is a writer that records a shard as done before its data lie there, and believes its records:
 the same comparison must find what it loses.
@@ -25,12 +25,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from darkhaloscope.contracts.errors import CredentialsExpired, DarkhaloscopeError, StoreError
+from benchmarks.faulty_files import Fault, FaultyFiles
+from darkhaloscope.contracts.errors import DarkhaloscopeError, StoreError
 from darkhaloscope.contracts.job import Job
 from darkhaloscope.contracts.random import stream
 from darkhaloscope.contracts.store import (
@@ -45,93 +46,13 @@ from darkhaloscope.contracts.store import (
     open_dataset,
     write_rows,
 )
-from darkhaloscope.contracts.tables import BRICKS
-from darkhaloscope.injection.inject import Inject
-from darkhaloscope.injection.recipe import Recipe
+from darkhaloscope.contracts.tables import BRICKS, PAIRED_STAMPS
+from darkhaloscope.dataset.splits import AssignSplits, SplitConfig, group_counts, plan_splits
 from darkhaloscope.runners.local import run_local
-from darkhaloscope.stamps.harvest import HarvestSky
-from darkhaloscope.survey.priors import SkyPriors
-from darkhaloscope.survey.sky import plan_bricks
 
-Action = Literal["raise", "expire", "kill", "kill-executor", "pause"]
 QUIET = Console(quiet=True)
 MOST_STARTS = 6
 _ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that happens, so many times, at an operation on paths that begin in a certain way."""
-
-    operation: Literal["open", "read", "write", "create"]
-    path: str
-    when: Literal["before", "after"]
-    action: Action
-    times: int = 1
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class FaultyFiles:
-    """Files of this machine on which faults happen. `marks` is a folder that remembers which have."""
-
-    inner: LocalFiles
-    faults: tuple[Fault, ...]
-    marks: str
-
-    def read(self, path: str) -> bytes:
-        return self._with("read", path, lambda: self.inner.read(path))
-
-    def open(self, path: str) -> Any:
-        return self._with("open", path, lambda: self.inner.open(path))
-
-    def write(self, path: str, data: bytes) -> None:
-        self._with("write", path, lambda: self.inner.write(path, data))
-
-    def create(self, path: str, data: bytes) -> bool:
-        return self._with("create", path, lambda: self.inner.create(path, data))
-
-    def names(self, path: str) -> list[str]:
-        return self.inner.names(path)
-
-    def _with(self, operation: str, path: str, effect: Any) -> Any:
-        self._happen(operation, path, "before")
-        result = effect()
-        self._happen(operation, path, "after")
-        return result
-
-    def _happen(self, operation: str, path: str, when: str) -> None:
-        for k, fault in enumerate(self.faults):
-            here = (fault.operation, fault.when) == (operation, when) and path.startswith(fault.path)
-            if here and self._first(k, fault.times):
-                _happen(fault, path)
-
-    def _first(self, fault: int, times: int) -> bool:
-        """Whether the fault has not happened so many times yet; a mark is made exclusively."""
-        Path(self.marks).mkdir(parents=True, exist_ok=True)
-        for time_ in range(times):
-            try:
-                os.close(os.open(f"{self.marks}/{fault}-{time_}", os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                continue
-            return True
-        return False
-
-
-def _happen(fault: Fault, path: str) -> None:
-    if fault.action == "raise":
-        raise StoreError(path, "the store did not answer", "a fault of this benchmark")
-    if fault.action == "expire":
-        message = "credentials have expired: renew them and run the same command again"
-        raise CredentialsExpired(message)
-    if fault.action == "pause":
-        time.sleep(fault.seconds)
-    elif fault.action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif fault.action == "kill-executor":  # worker <- daemon <- the executor's JVM
-        daemon = Path(f"/proc/{os.getppid()}/status").read_text(encoding="utf-8")
-        os.kill(int(daemon.split("PPid:")[1].split()[0]), signal.SIGKILL)
-        time.sleep(10)
 
 
 @dataclass(frozen=True)
@@ -227,7 +148,7 @@ class Run:
         return self.fault.partition("_")[0]
 
 
-def plan(number: int, fault: str, keys: Sequence[str], seed: int) -> Run:  # noqa: PLR0911 - a return a kind
+def plan(number: int, fault: str, keys: Sequence[str], seed: int) -> Run:
     """A run of one kind; where it breaks depends on (seed, number) alone."""
     rng = stream(seed, f"faults/{fault}", str(number))
     key = str(rng.choice(keys[1:]))  # one shard is committed before anything breaks, or may be
@@ -295,9 +216,27 @@ def ended(run: Run, job: Job, source: Dataset, folder: Path, session: Any = None
     raise AssertionError(message)
 
 
-def sky(folder: Path, bricks: int = 10) -> tuple[Dataset, Inject]:
-    """A small sky of one brick a shard, made once, and the job that the runs do."""
-    rows = plan_bricks(5, bricks, 2, priors=SkyPriors(), anchors=0)
+WORK = ("injection", "splits")
+
+
+def work(folder: Path, what: str) -> tuple[Dataset, Job]:
+    """What the runs do, made once: arcs into a small sky, or splits of rows without pixels."""
+    if what == "injection":
+        return _sky(folder)
+    rows = PAIRED_STAMPS.mock(60, seed=4)
+    pairs = write_rows(local_writer(folder / "pairs", PAIRED_STAMPS), rows, shard_rows=6, job={"job": "mock"})
+    return pairs, AssignSplits(plan=plan_splits([group_counts(pairs.read(["group"]))], SplitConfig()))
+
+
+def _sky(folder: Path) -> tuple[Dataset, Job]:
+    # Imported by those that need them: a worker that was killed is soon back.
+    from darkhaloscope.injection.inject import Inject  # noqa: PLC0415
+    from darkhaloscope.injection.recipe import Recipe  # noqa: PLC0415
+    from darkhaloscope.stamps.harvest import HarvestSky  # noqa: PLC0415
+    from darkhaloscope.survey.priors import SkyPriors  # noqa: PLC0415
+    from darkhaloscope.survey.sky import plan_bricks  # noqa: PLC0415
+
+    rows = plan_bricks(5, 10, 2, priors=SkyPriors(), anchors=0)
     made_of = write_rows(
         local_writer(folder / "bricks", BRICKS), rows, shard_rows=1, job={"job": "plan_bricks"}
     )
@@ -321,9 +260,9 @@ CLUSTER = {
 _OWN_PROCESS = ("local_driver_killed", "spark_driver_killed", "spark_speculation", "spark_executor_lost")
 
 
-def driven(folder: Path, fault: str, numbers: Sequence[int], seed: int) -> int:
+def driven(folder: Path, what: str, fault: str, numbers: Sequence[int], seed: int) -> int:
     """Have a process of its own do some runs, and another one while it is killed; how many it took."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--drive", str(folder), fault, str(seed)]
+    command = [sys.executable, "-m", "benchmarks.faults", "--drive", str(folder), what, fault, str(seed)]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     for starts in range(1, MOST_STARTS + 1):
         with (folder / "driver.log").open("ab") as log:
@@ -340,13 +279,14 @@ def driven(folder: Path, fault: str, numbers: Sequence[int], seed: int) -> int:
     raise AssertionError(message)
 
 
-def drive(folder: Path, fault: str, seed: int, numbers: Sequence[int]) -> None:
+def drive(folder: Path, what: str, fault: str, seed: int, numbers: Sequence[int]) -> None:
     """What that process does."""
-    source, job = open_dataset(folder / "sky"), Inject(recipe=Recipe(), seed=5)
+    source, job = work(folder, what)
     session = None
     if fault.startswith("spark"):
         from darkhaloscope.runners.spark import spark_session  # noqa: PLC0415 - not for runs without Spark
 
+        os.environ["SPARK_WORKER_DIR"] = str(folder / "work")  # else executors write beside Spark's own files
         session = spark_session(2) if fault == "spark_driver_killed" else spark_session(settings=CLUSTER)
     for number in numbers:
         run = plan(number, fault, source.keys, seed)
@@ -358,18 +298,23 @@ def drive(folder: Path, fault: str, seed: int, numbers: Sequence[int]) -> None:
 # --- many runs -------------------------------------------------------------------------------------------
 
 
-def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[str, Any]:
+def measure(runs: int, seed: int, faults: Sequence[str], what: str, folder: Path) -> dict[str, Any]:
     """Do the runs, kind by kind, and compare each with the clean one; the control last."""
     from darkhaloscope.runners.spark import spark_session  # noqa: PLC0415 - not for runs without Spark
 
-    source, job = sky(folder)
+    source, job = work(folder, what)
     clean = run_local(job, source, local_writer(folder / "clean", job.writes), console=QUIET)
     kinds = {fault: [n for n in range(runs) if faults[n % len(faults)] == fault] for fault in faults}
     kinds = {fault: numbers for fault, numbers in kinds.items() if numbers}
     found: dict[str, Any] = {}
     begun = time.perf_counter()
     for fault in sorted(kinds, key=lambda f: f in _OWN_PROCESS):
-        starts = _starts(fault, kinds[fault], job, source, folder, seed=seed, spark=spark_session)
+        if fault in _OWN_PROCESS:
+            starts = _driven(fault, kinds[fault], folder, what, seed)
+        else:
+            session = spark_session(2) if fault.startswith("spark") else None
+            plans = [plan(n, fault, source.keys, seed) for n in kinds[fault]]
+            starts = sum(ended(run, job, source, folder / str(run.number), session) for run in plans)
         hurt = [damage(clean, folder / str(n) / "out") for n in kinds[fault]]
         happened = sum(bool(_happened(folder / str(n), fault)) for n in kinds[fault])
         found[fault] = {
@@ -380,6 +325,7 @@ def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[s
         }
         print(f"{fault}: {found[fault]}", file=sys.stderr)
     return {
+        "work": what,
         "runs": sum(f["runs"] for f in found.values()),
         "rows_each": clean.num_rows,
         "happened": sum(f["happened"] for f in found.values()),
@@ -390,23 +336,15 @@ def measure(runs: int, seed: int, faults: Sequence[str], folder: Path) -> dict[s
     }
 
 
-def _starts(
-    fault: str, numbers: list[int], job: Job, source: Dataset, folder: Path, *, seed: int, spark: Any
-) -> int:
-    if fault in ("spark_speculation", "spark_executor_lost"):
-        return driven(folder, fault, numbers, seed)
-    if fault in _OWN_PROCESS:
-        return sum(driven(folder, fault, [n], seed) for n in numbers)
-    session = spark(2) if fault.startswith("spark") else None
-    runs = [plan(n, fault, source.keys, seed) for n in numbers]
-    total = sum(ended(run, job, source, folder / str(run.number), session) for run in runs)
-    if session is not None:
-        session.stop()
-    return total
+def _driven(fault: str, numbers: list[int], folder: Path, what: str, seed: int) -> int:
+    """Runs in processes of their own: one for each driver that is killed, one for all the others."""
+    if fault.endswith("driver_killed"):
+        return sum(driven(folder, what, fault, [n], seed) for n in numbers)
+    return driven(folder, what, fault, numbers, seed)
 
 
 def _happened(home: Path, fault: str) -> bool:
-    """Whether what was planned broke: the mark of the last fault, or a manifest that a second driver wrote."""
+    """Whether what was planned broke: faults leave marks, the first of them of a pause that is no fault."""
     marks = {path.name.partition("-")[0] for path in (home / "marks").glob("*-0")}
     return bool(marks) if fault.endswith("driver_killed") else len(marks) > 1
 
@@ -427,14 +365,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--work", choices=WORK, default=WORK[0])
     parser.add_argument("--drive", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        folder, fault, seed, *numbers = options.drive
-        drive(Path(folder), fault, int(seed), [int(n) for n in numbers])
+        folder, what, fault, seed, *numbers = options.drive
+        drive(Path(folder), what, fault, int(seed), [int(n) for n in numbers])
         return
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.runs, options.seed, options.faults.split(","), Path(folder))
+        result = measure(options.runs, options.seed, options.faults.split(","), options.work, Path(folder))
     if options.json:
         print(json.dumps(result))
         return
@@ -443,6 +382,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import faults  # workers look for the classes under this name
+    import importlib
 
-    faults.main()
+    importlib.import_module("benchmarks.faults").main()  # workers look for the classes under this name

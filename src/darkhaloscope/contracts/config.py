@@ -49,7 +49,7 @@ def find_config(name: str | Path) -> Path:
     if path.exists():
         return path
     shipped = Path(str(resources.files("darkhaloscope").joinpath("configs")))
-    for folder in (shipped, shipped / "experiments"):
+    for folder in (shipped, shipped / "experiments", shipped / "jobs"):
         candidate = folder / path.name
         if candidate.exists():
             return candidate

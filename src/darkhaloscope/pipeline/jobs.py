@@ -11,7 +11,7 @@ from pydantic import Field
 from rich.console import Console
 
 from darkhaloscope.contracts.checks import Findings
-from darkhaloscope.contracts.config import Frozen, parse
+from darkhaloscope.contracts.config import Frozen, find_config, parse
 from darkhaloscope.contracts.errors import CheckFailed, ConfigError, StoreError
 from darkhaloscope.contracts.store import Dataset, write_rows
 from darkhaloscope.contracts.tables import FINDINGS
@@ -93,7 +93,9 @@ class Engine(NamedTuple):
 
 
 def read_job(address: str) -> JobFile:
-    """Read a JOB.json. ConfigError naming the key that is wrong."""
+    """Read a JOB.json, or one that comes with the package by its name. ConfigError naming a wrong key."""
+    if "://" not in address:
+        address = str(find_config(address))
     try:
         content = json.loads(text_at(address))
     except json.JSONDecodeError as error:

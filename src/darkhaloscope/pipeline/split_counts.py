@@ -1,4 +1,4 @@
-"""What is counted of splits before they are judged, by Spark: the twin of what `split_checks` does in memory."""
+"""What is counted of splits before they are judged, by Spark: the twin of `split_checks` in memory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,7 +121,8 @@ def _near(catalogue: Catalogue, audits: Sequence[Dataset]) -> tuple[int, int, tu
         "seen",
         f"""SELECT f.row_id, f.split, u.a, u.b,
               concat(lpad(hex(u.a), 16, '0'), lpad(hex(u.b), 16, '0')) AS word
-            FROM audits u JOIN facts f ON u.row_id = f.row_id WHERE f.{_USED} AND u.a IS NOT NULL""",
+            FROM audits u JOIN (SELECT row_id, max(split) split FROM facts WHERE {_USED} GROUP BY row_id) f
+              ON u.row_id = f.row_id WHERE u.a IS NOT NULL""",
     )
     (seen,) = catalogue.ask("SELECT count(*) n FROM seen")
     pieces = f"""SELECT *, piece, substr(word, piece * {digits} + 1, {digits}) AS code FROM seen
