@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from darkhaloscope.aws.cluster import (
     HOME,
@@ -18,6 +19,7 @@ from darkhaloscope.aws.cluster import (
     refreshed,
     spark_step,
 )
+from darkhaloscope.cli import app
 from darkhaloscope.contracts.errors import EXIT_USAGE, BudgetExceeded, ConfigError
 
 CLUSTER = load_cluster(environment={})
@@ -255,15 +257,13 @@ def test_the_page_shows_what_is_computed():
         assert f"| {preset} | {nodes} | {plan.vcores} | {has.total} | {memory} |" in page
 
 
-def dhs(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "darkhaloscope", *words], capture_output=True, text=True, check=False
-    )
+def here(*words):
+    return CliRunner().invoke(app, words)
 
 
 def test_the_command_plans_without_asking_anybody():
-    done = dhs("emr", "plan")
-    assert done.returncode == 0, done.stderr
+    done = here("emr", "plan")
+    assert done.exit_code == 0, done.output
     assert "284 of 284" in done.stdout
     assert "large, inject: 12 min + 10,000,000" in done.stdout
 
@@ -275,16 +275,28 @@ def test_the_command_plans_without_asking_anybody():
         (("--preset", "huge"), "allowed: small, medium, large"),
         (("--preset", "small", "--instance", "m7.large"), "not in the table"),
         (("--job", "nonsense"), "no measured rate"),
-        (("--workers", "3"), "name the preset"),
     ],
 )
 def test_the_command_refuses_with_the_code_of_usage(words, said):
-    done = dhs("emr", "plan", *words)
-    assert done.returncode == EXIT_USAGE
-    assert said in done.stderr
+    error = here("emr", "plan", *words).exception
+    assert error.exit_code == EXIT_USAGE
+    assert said in str(error)
+
+
+def test_what_is_changed_needs_a_preset():
+    assert here("emr", "plan", "--workers", "3").exit_code == EXIT_USAGE
+
+
+def test_the_process_returns_that_code():
+    words = ["emr", "plan", "--preset", "huge"]
+    done = subprocess.run(
+        [sys.executable, "-m", "darkhaloscope", *words], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "")
+    assert done.stderr.startswith("dhs: cluster: key 'preset' = 'huge' is not known")
 
 
 def test_the_table_is_what_the_service_says(cloud):
-    done = dhs("emr", "plan", "--refresh")
-    assert done.returncode == 0, done.stderr
+    done = here("emr", "plan", "--refresh")
+    assert done.exit_code == 0, done.output
     assert "11 instances are as the table says" in done.stdout

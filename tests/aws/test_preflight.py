@@ -310,6 +310,22 @@ def test_a_job_that_fails_on_its_rows_fails_here(order):
     assert "rows are too many" in str(found.named("dry_run"))
 
 
+def test_files_that_a_job_names_are_sent_and_found_by_the_nodes(cloud, wheels, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"weights")
+    job = {"job": "score_stamps", "checkpoint": str(tmp_path / "net.onnx"), "checkpoint_sha256": "0" * 64}
+    made = make_order(str(job_file(cloud, tmp_path, job=job)), Machines("small"), wheels, subnets=[])
+    sent = {name: data for name, data in made.uploads().items() if name != "job.json"}
+    (name,) = sent
+    assert (name.startswith("files/"), name.endswith(".onnx"), sent[name]) == (True, True, b"weights")
+    told = json.loads(made.uploads()["job.json"])
+    assert told["job"]["checkpoint"] == f"/opt/darkhaloscope/{name}"
+    arguments = made.request()["BootstrapActions"][0]["ScriptBootstrapAction"]["Args"]
+    assert arguments[-1] == f"s3://{made.folder.bucket}/{made.folder.prefix}/files"
+    job["checkpoint"] = str(tmp_path)
+    with pytest.raises(ConfigError, match="nodes see no folder of this machine"):
+        make_order(str(job_file(cloud, tmp_path, job=job)), Machines("small"), wheels, subnets=[])
+
+
 def test_a_folder_of_this_machine_is_no_source(cloud, wheels, tmp_path):
     path = job_file(cloud, tmp_path, source=str(tmp_path))
     with pytest.raises(ConfigError, match="which no cluster sees"):

@@ -202,8 +202,13 @@ class _Calls:
         """The cluster of an earlier call. One without an outcome is given the time to show up in listings."""
         told = False
         while True:
+            # What is recorded first: a cluster that listings do not show yet may be named there.
+            cluster_id, left = self._last_outcome()
+            if cluster_id:
+                noted = describe(self.order.aws, cluster_id)
+                if noted.state in STARTING:
+                    return noted
             found = _under_way(self.order)
-            left = self._unsettled()
             if found is not None or left <= 0:
                 return found
             if not told:
@@ -211,16 +216,16 @@ class _Calls:
                 told = True
             time.sleep(min(left, self.order.cluster.poll_seconds))
 
-    def _unsettled(self) -> float:
-        """Time that the last call has left to show its cluster [s]; 0 where what came of it is known."""
+    def _last_outcome(self) -> tuple[str, float]:
+        """Cluster of the last call, where that is known, and the time it has left to show one [s]."""
         names = self._files.names("")
         last = self._last(names)
-        if last is None or any(
-            name.startswith(f"{last:04d}.") and name != f"{last:04d}.json" for name in names
-        ):
-            return 0.0
+        if last is None or f"{last:04d}.refused" in names:
+            return "", 0.0
+        if f"{last:04d}.cluster" in names:
+            return self._files.read(f"{last:04d}.cluster").decode(), 0.0
         called = datetime.fromisoformat(json.loads(self._files.read(f"{last:04d}.json"))["at"])
-        return self.order.cluster.settle_seconds - (datetime.now(UTC) - called).total_seconds()
+        return "", self.order.cluster.settle_seconds - (datetime.now(UTC) - called).total_seconds()
 
     def claim(self) -> int | None:
         """Number of the next call; None where somebody else took it."""
