@@ -30,6 +30,11 @@ protocol = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(protocol, name="protocol")
+emr = typer.Typer(
+    help="A job on a cluster of AWS: what it needs and costs, checks, start, watch, end (docs/emr.md).",
+    no_args_is_help=True,
+)
+app.add_typer(emr, name="emr")
 
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder for the result; the same command continues in it.")
@@ -550,6 +555,132 @@ def protocol_diff(
     typer.echo("\n".join(lines) if lines else "no difference")
     if lines:
         raise typer.Exit(EXIT_FAILED_CHECK)
+
+
+JobAddress = Annotated[str, typer.Argument(metavar="JOB.json", help="As for `dhs job`; its addresses on S3.")]
+PresetName = Annotated[str, typer.Option(help="small, medium or large: see configs/cluster.yaml.")]
+WorkerNodes = Annotated[int | None, typer.Option(min=1, help="Worker nodes instead of the preset's.")]
+Instance = Annotated[str | None, typer.Option(help="Kind of the workers instead of the preset's.")]
+Master = Annotated[str | None, typer.Option(help="Kind of the master instead of the preset's.")]
+OnDemand = Annotated[bool, typer.Option("--on-demand", help="No spot machines.")]
+Wheels = Annotated[Path, typer.Option(help="Folder of the wheel set, made by scripts/wheels.")]
+Subnets = Annotated[
+    list[str] | None, typer.Option("--subnet", help="Of the region; EMR chooses (repeatable).")
+]
+KeepAlive = Annotated[bool, typer.Option("--keep-alive", help="Do not end the cluster with its last step.")]
+ClusterName = Annotated[str, typer.Argument(metavar="CLUSTER", help="j-…, or the id of a launch.")]
+
+
+@emr.command("plan")
+def emr_plan(
+    job_file: Annotated[str | None, typer.Argument(metavar="[JOB.json]", help="What is to be run.")] = None,
+    preset: Annotated[str | None, typer.Option(help="One preset; all of them by default.")] = None,
+    job_name: Annotated[
+        str, typer.Option("--job", help="Without JOB.json: the job whose rate counts.")
+    ] = "inject",
+    targets: Annotated[int, typer.Option(min=1, help="Without JOB.json: rows.")] = 10_000_000,
+    workers: WorkerNodes = None,
+    instance: Instance = None,
+    master: Master = None,
+    on_demand: OnDemand = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask EC2 for vCores and memory; the table is what it was.")
+    ] = False,
+) -> None:
+    """Plan a cluster: vCores against the budget, executors, hours and price. Starts nothing.
+
+    Asks AWS only with --refresh.
+    """
+    from darkhaloscope.pipeline.emr import Machines, say_plans
+
+    given = (workers, instance, master)
+    if preset is None and (on_demand or any(value is not None for value in given)):
+        raise typer.BadParameter("name the preset that is changed: --preset")
+    machines = Machines(preset, *given, on_demand) if preset else None
+    say_plans(job_file, machines, job=job_name, targets=targets, refresh=refresh)
+
+
+@emr.command("preflight")
+def emr_preflight(
+    job_file: JobAddress,
+    preset: PresetName = "small",
+    wheels: Wheels = Path("wheels"),
+    subnet: Subnets = None,
+    workers: WorkerNodes = None,
+    instance: Instance = None,
+    master: Master = None,
+    on_demand: OnDemand = False,
+    keep_alive: KeepAlive = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Upload the wheel set where nothing else is wrong with it.")
+    ] = False,
+) -> None:
+    """Everything that must hold before money is spent. Exits 1 when a check fails, 3 without credentials."""
+    from darkhaloscope.pipeline.emr import Machines, check_order, make_order
+
+    machines = Machines(preset, workers, instance, master, on_demand)
+    check_order(make_order(job_file, machines, wheels, subnets=subnet or (), keep_alive=keep_alive), fix=fix)
+
+
+@emr.command("launch")
+def emr_launch(
+    job_file: JobAddress,
+    preset: PresetName = "small",
+    wheels: Wheels = Path("wheels"),
+    subnet: Subnets = None,
+    workers: WorkerNodes = None,
+    instance: Instance = None,
+    master: Master = None,
+    on_demand: OnDemand = False,
+    keep_alive: KeepAlive = False,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Follow the steps to their end.")] = True,
+) -> None:
+    """Check, start, watch until the steps are COMPLETED, check the output, end the cluster.
+
+    The same command goes on where it was stopped and never starts a second cluster. Exits 1 when a check or
+    a step fails, 3 when the credentials have expired.
+    """
+    from darkhaloscope.pipeline.emr import Machines, launch_order, make_order
+
+    machines = Machines(preset, workers, instance, master, on_demand)
+    order = make_order(job_file, machines, wheels, subnets=subnet or (), keep_alive=keep_alive)
+    launch_order(order, follow=watch)
+
+
+@emr.command("watch")
+def emr_watch(cluster: ClusterName) -> None:
+    """Follow the steps of a cluster. Exits 0 when all are COMPLETED, 1 with the end of the log otherwise."""
+    from darkhaloscope.pipeline.emr import watch_cluster
+
+    watch_cluster(cluster)
+
+
+@emr.command("status")
+def emr_status(cluster: ClusterName) -> None:
+    """A cluster and its steps, now."""
+    from darkhaloscope.pipeline.emr import say_status
+
+    say_status(cluster)
+
+
+@emr.command("terminate")
+def emr_terminate(
+    clusters: Annotated[list[str], typer.Argument(metavar="CLUSTER...", help="j-…, or ids of launches.")],
+) -> None:
+    """End clusters, and wait until EMR says that they have ended."""
+    from darkhaloscope.pipeline.emr import terminate_clusters
+
+    terminate_clusters(clusters)
+
+
+@emr.command("list")
+def emr_list(
+    ended: Annotated[bool, typer.Option("--all", help="Those that have ended too.")] = False,
+) -> None:
+    """Clusters that this project started."""
+    from darkhaloscope.pipeline.emr import list_clusters
+
+    list_clusters(ended=ended)
 
 
 def _exit_with(verdict: str) -> None:

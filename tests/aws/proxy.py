@@ -38,6 +38,7 @@ class Weather:
     first    words of a request -> faults that befall the first requests that hold them, in turn
     expire   tokens, and after how many requests that bear them they are no longer valid
     refuse   (words of the request, such as ``PUT`` or a key) -> (status, code, message, headers)
+    answer   words of a JSON request and its body -> what is answered in moto's place
     cluster  states of DescribeCluster, one a call, the last again and again; a state is a word, or a dict to
              merge into Status
     steps    the same for DescribeStep and ListSteps, by the name of the step
@@ -48,6 +49,7 @@ class Weather:
     first: dict = field(default_factory=dict)
     expire: dict = field(default_factory=dict)
     refuse: dict = field(default_factory=dict)
+    answer: dict = field(default_factory=dict)
     cluster: list = field(default_factory=list)
     steps: dict = field(default_factory=dict)
 
@@ -138,6 +140,10 @@ class _Handler(BaseHTTPRequestHandler):
             if all(word in asked for word in words.split()):
                 self._refuse(*refusal, json_=bool(target))
                 return
+        for words, told in weather.answer.items():
+            if target and all(word in f"{asked} {body.decode()}" for word in words.split()):
+                self._send_json(told)
+                return
         possible = ["reset", "lost", "slow", "truncated", "slowdown"]
         possible += ["conflict"] * conditional + ["altered"] * (self.command == "GET")
         fault = weather.fault(asked, possible)
@@ -211,6 +217,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-amz-json-1.1" if json_ else "application/xml")
         for name, value in (headers or {}).items():
             self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _send_json(self, told):
+        data = json.dumps(told).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -49,7 +49,7 @@ _INVALID = frozenset({
     "TokenRefreshRequired",
     "UnrecognizedClientException",
 })  # fmt: skip
-_THROTTLED = frozenset({
+THROTTLED = frozenset({
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
     "RequestLimitExceeded",
@@ -79,7 +79,7 @@ _DENIED = frozenset({
 })  # fmt: skip
 _REMEDIES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
-        _THROTTLED,
+        THROTTLED,
         "AWS asks for fewer requests, and still did after all tries",
         "use fewer workers, or run it again later: it continues",
     ),

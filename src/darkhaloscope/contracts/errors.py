@@ -21,6 +21,7 @@
         BudgetExceeded          asked, allowed, what to shrink
         CloudRefused            what was asked, the cloud's own code for its no, what to do
         CloudUnreachable        no whole answer, after all retries
+        StepFailed              a cluster's step that did not complete: which, why, the end of its log
 
 Arguments go to ``super().__init__`` unchanged and the sentence is made in ``__str__``: an exception that
 reformats its arguments cannot be unpickled, and a process pool that meets one dies instead of reporting it.
@@ -193,6 +194,18 @@ class CloudRefused(CloudError):
 
 class CloudUnreachable(CloudError):
     """No whole answer came, after all retries."""
+
+
+class StepFailed(CloudError):
+    """A cluster ended, or its step did, without what it was started for. `log` holds the last lines."""
+
+    def __init__(self, cluster: str, problem: str, log: str = "") -> None:
+        super().__init__(cluster, problem, log)
+        self.cluster, self.problem, self.log = cluster, problem, log
+
+    def __str__(self) -> str:
+        tail = f"\n{self.log}" if self.log else ""
+        return f"cluster {self.cluster}: {self.problem}{tail}"
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""Wheels made of what is installed here, so that a wheel set can be had without a network."""
+
+import base64
+import hashlib
+import shutil
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from darkhaloscope import __version__
+from darkhaloscope.aws.cluster import load_cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "darkhaloscope"
+
+
+def pack(folder, name, version, *, tag, files, metadata):
+    """A wheel of `files` (name in the archive -> bytes)."""
+    info = f"{name}-{version}.dist-info"
+    wheel = f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n"
+    files = {**files, f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": wheel.encode()}
+    lines = []
+    for inner, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        lines.append(f"{inner},sha256={digest},{len(data)}")
+    files[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
+    path = folder / f"{name}-{version}-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for inner, data in files.items():
+            archive.writestr(inner, data)
+    return path
+
+
+def project_requirements(extras=None):
+    """What pyproject.toml says, with the markers of the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = list(project["dependencies"])
+    for extra, wanted in project["optional-dependencies"].items():
+        if extras is None or extra in extras:
+            lines += [f'{text}; extra == "{extra}"' for text in wanted]
+    return lines, list(project["optional-dependencies"])
+
+
+def pack_project(folder, changed=None, requirements=None):
+    """This checkout's own wheel. `changed`: other content for some of its files."""
+    files = {
+        path.relative_to(SOURCE.parent).as_posix(): path.read_bytes()
+        for path in sorted(SOURCE.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    wanted, extras = project_requirements()
+    wanted = wanted if requirements is None else requirements
+    lines = ["Metadata-Version: 2.1", "Name: darkhaloscope", f"Version: {__version__}"]
+    lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {text}" for text in wanted]
+    files, metadata = files | (changed or {}), "\n".join([*lines, ""])
+    return pack(folder, "darkhaloscope", __version__, tag="py3-none-any", files=files, metadata=metadata)
+
+
+def pack_installed(folder, name, *, tag="py3-none-any", content=True):
+    """An installed distribution as a wheel; without `content`, its metadata alone."""
+    found = distribution(name)
+    files = {}
+    for path in (found.files or ()) if content else ():
+        if ".." not in path.parts and "dist-info" not in str(path.parts[0]) and path.suffix != ".pyc":
+            files[path.as_posix()] = found.locate_file(path).read_bytes()
+    plain = canonicalize_name(name).replace("-", "_")
+    metadata = found.read_text("METADATA")
+    return pack(folder, plain, found.version, tag=tag, files=files, metadata=metadata)
+
+
+def closure(wanted):
+    """Names of what requirements need, and what those need, as installed here."""
+    seen, waiting = set(), [Requirement(text.partition("; extra")[0]) for text in wanted]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        if name not in seen and name != "darkhaloscope":
+            seen.add(name)
+            inner = [Requirement(text) for text in distribution(name).requires or ()]
+            waiting += [r for r in inner if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return sorted(seen)
+
+
+def pack_metadata(folder):
+    """A wheel set whose project is whole, and whose dependencies are their metadata: what preflight reads."""
+    cluster = load_cluster(environment={})
+    folder.mkdir(parents=True, exist_ok=True)
+    pack_project(folder)
+    lines, _ = project_requirements(cluster.extras)
+    tag = f"cp{cluster.python.replace('.', '')}"
+    tag = f"{tag}-{tag}-manylinux_2_17_x86_64"
+    for name in closure(lines):
+        pack_installed(folder, name, tag=tag, content=False)
+    return folder
+
+
+def interpreter():
+    """A Python that a node could have: the one that runs the tests, by its own name."""
+    return shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}") or sys.executable
