@@ -19,8 +19,7 @@ from py4j.protocol import Py4JError
 from pyspark import SparkConf
 from pyspark.accumulators import AccumulatorParam
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame as DataFrame  # noqa: PLC0414 - Spark has one door: catalogue.py asks here
-from pyspark.sql import SparkSession as SparkSession  # noqa: PLC0414 - and for this
+from pyspark.sql import SparkSession
 from rich.console import Console
 
 from darkhaloscope.contracts.errors import (
