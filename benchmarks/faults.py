@@ -79,9 +79,8 @@ class EagerWriter(Writer):
 # --- what is lost, doubled or altered --------------------------------------------------------------------
 
 
-def damage(clean: Dataset, folder: Path) -> dict[str, int]:
+def damage(clean: Dataset, found: Dataset) -> dict[str, int]:
     """Rows of a finished dataset that are not as in the clean one; and whether its manifest differs."""
-    found = open_dataset(folder)
     key = clean.table.key
     before, after = _rows(clean), _rows(found)
     had, has = (Counter(rows.column(key).to_pylist()) for rows in (before, after))
@@ -315,7 +314,7 @@ def measure(runs: int, seed: int, faults: Sequence[str], what: str, folder: Path
             session = spark_session(2) if fault.startswith("spark") else None
             plans = [plan(n, fault, source.keys, seed) for n in kinds[fault]]
             starts = sum(ended(run, job, source, folder / str(run.number), session) for run in plans)
-        hurt = [damage(clean, folder / str(n) / "out") for n in kinds[fault]]
+        hurt = [damage(clean, open_dataset(folder / str(n) / "out")) for n in kinds[fault]]
         happened = sum(bool(_happened(folder / str(n), fault)) for n in kinds[fault])
         found[fault] = {
             "runs": len(hurt),
@@ -355,7 +354,7 @@ def control(job: Job, source: Dataset, clean: Dataset, folder: Path) -> dict[str
     broken = Fault("write", f"{SHARDS}/{key}", "before", "kill")
     run = Run(-1, "local_control", (broken,), eager=True)
     ended(run, job, source, folder / "control")
-    return damage(clean, folder / "control" / "out")
+    return damage(clean, open_dataset(folder / "control" / "out"))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.faults import FAULTS, control, damage, driven, ended, plan, work
 from tests.engines.conftest import QUIET
 
-from darkhaloscope.contracts.store import local_writer
+from darkhaloscope.contracts.store import local_writer, open_dataset
 from darkhaloscope.runners.local import run_local
 
 SEED = 2
@@ -51,13 +51,13 @@ def test_nothing_is_lost_doubled_or_altered(number, fault, home, clean, request)
     starts = ended(run, job, source, home / str(number), spark)
     assert marks(home, number) == {"0", "1"}  # it did break
     assert starts == 1 if run.engine == "spark" else starts > 1  # Spark mends it, the pool is started again
-    assert not any(damage(clean, home / str(number) / "out").values())
+    assert not any(damage(clean, open_dataset(home / str(number) / "out")).values())
 
 
 @pytest.mark.parametrize(("number", "fault"), [(5, "local_driver_killed"), (6, "spark_driver_killed")])
 def test_a_killed_driver_is_started_again(number, fault, home, clean):
     assert driven(home, WHAT, fault, [number], SEED) == 2
-    assert not any(damage(clean, home / str(number) / "out").values())
+    assert not any(damage(clean, open_dataset(home / str(number) / "out")).values())
 
 
 def test_a_writer_that_commits_before_its_data_is_caught(home, given, clean):
@@ -76,7 +76,7 @@ def test_what_is_doubled_or_altered_would_be_told(home, given, clean):
         writer.begin(job.model_dump(mode="json"), job.identity, {"source": source.fingerprint})
         writer.commit(key, change(rows))
         made = run_local(job, source, writer, console=QUIET)
-        found = damage(clean, home / name)
+        found = damage(clean, open_dataset(home / name))
         assert found[name] > 0
         assert found["manifest"] == 1
         assert made.keys == clean.keys
