@@ -155,15 +155,21 @@ def score(
     model: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT_OR_RUN", help="A .pt or .onnx file, or the folder of a run.")
     ],
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset of stamps or pairs.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Stamps or pairs: a folder, or s3://bucket/prefix.")
+    ],
     out: Out,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="Where the scores are, or will be, instead of OUT/scores; made on a cluster, say."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="So many candidates, best first.")] = 1000,
     workers: Workers = 2,
 ) -> None:
     """Score every row of a dataset; write the best as candidates, histograms and a summary."""
     from darkhaloscope.pipeline.scoring import score_dataset
 
-    score_dataset(model, dataset, out, top=top, workers=workers)
+    score_dataset(model, dataset, out, scores_at=scores, top=top, workers=workers)
 
 
 @app.command()

@@ -131,3 +131,17 @@ def test_an_export_of_another_checkpoint_is_not_used(dhs, run_folder, sky, tmp_p
     assert "is not the export of the checkpoint beside it" in answer.last
     (mixed / "training" / "checkpoint.onnx").unlink()
     assert dhs("score", mixed, sky.where, "-o", tmp_path / "out", "-n", "1").code == 0
+
+
+def test_scores_that_a_job_made_elsewhere_are_only_ranked(dhs, run_folder, sky, tmp_path):
+    model = run_folder / "training" / "checkpoint.onnx"
+    job = {"job": "score_stamps", "checkpoint": str(model), "checkpoint_sha256": read_model_file(model)[1]}
+    far = tmp_path / "far"
+    (tmp_path / "job.json").write_text(json.dumps({"job": job, "source": sky.where, "out": str(far)}))
+    assert dhs("job", tmp_path / "job.json", "--on", "local:1").code == 0
+    made = (far / "manifest.json").read_bytes()
+    answer = dhs("score", run_folder, sky.where, "-o", tmp_path / "out", "--scores", far, "--top", "10")
+    assert answer.code == 0, answer.err
+    assert as_json(tmp_path / "out" / "summary.json")["this_call"]["rows"] == 0
+    assert (far / "manifest.json").read_bytes() == made
+    assert not (tmp_path / "out" / "scores").exists()

@@ -18,10 +18,11 @@ import pyarrow.csv
 from rich.console import Console
 
 from darkhaloscope.contracts.errors import DataError
-from darkhaloscope.contracts.store import Dataset, local_writer, open_dataset, write_rows, write_whole
+from darkhaloscope.contracts.store import Dataset, local_writer, write_rows, write_whole
 from darkhaloscope.contracts.tables import CANDIDATES, PAIRED_STAMPS, STAMPS
 from darkhaloscope.evaluation.candidates import Reduced, candidates, reduced_dataset
 from darkhaloscope.evaluation.score import ONNX_SUFFIX, Score, ScoreStamps
+from darkhaloscope.pipeline.addresses import dataset_at, writer_at
 from darkhaloscope.pipeline.bring_in import say_what_was_made
 from darkhaloscope.pipeline.data import save_json
 from darkhaloscope.runners.local import run_local
@@ -31,17 +32,21 @@ SUMMARY, HISTOGRAM = "summary.json", "histogram.json"
 CANDIDATE_SHARD = 4096
 
 
-def score_dataset(model: Path, dataset: Path, out: Path, *, top: int = 1000, workers: int = 1) -> Path:
+def score_dataset(
+    model: Path, dataset: str, out: Path, *, scores_at: str | None = None, top: int = 1000, workers: int = 1
+) -> Path:
     """Score a dataset, rank it and say what was done; return the summary's path. Continues what `out` holds.
 
-    model   a checkpoint (.pt), its export (.onnx), or the folder of a run, whose export is preferred
+    model      a checkpoint (.pt), its export (.onnx), or the folder of a run, whose export is preferred
+    dataset    address of the dataset
+    scores_at  address of the scores; `out`/scores by default. What a cluster has scored there is only ranked
 
     Raises DataError before the first row for a model that does not fit the dataset.
     """
-    source = open_dataset(dataset)
+    source = dataset_at(dataset)
     job = scoring_job(model_of(model), source)
     job.refuse_unfit(source)
-    writer = local_writer(out / "scores", job.writes)
+    writer = writer_at(scores_at or str(out / "scores"), job.writes)
     before, start = set(writer.committed()), time.monotonic()
     scores = run_local(job, source, writer, workers=workers)
     seconds = time.monotonic() - start
