@@ -82,8 +82,8 @@ def scoring(folder: Path) -> Score:
     return Score(checkpoint=str(path), checkpoint_sha256=sha)
 
 
-def cpu_seconds() -> float:
-    """Of this process, of its children that have ended, and of those that live."""
+def cpu_seconds() -> dict[int, float]:
+    """Of this process (with its children that have ended) and of every descendant that lives, by id."""
     ticks, of = os.sysconf("SC_CLK_TCK"), {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -95,14 +95,15 @@ def cpu_seconds() -> float:
     mine = {os.getpid()}
     while more := {pid for pid, (parent, _) in of.items() if parent in mine} - mine:
         mine |= more
-    return sum(of[pid][1] for pid in mine if pid in of)
+    return {pid: of[pid][1] for pid in mine}
 
 
 def timed(run: Run, job: Job, source: Dataset, out: Path) -> tuple[float, float, str]:
     """Seconds, CPU seconds, and the fingerprint of what was made."""
     start, cpu = time.perf_counter(), cpu_seconds()
     made = run(job, source, out)
-    return time.perf_counter() - start, cpu_seconds() - cpu, made.fingerprint
+    took, now = time.perf_counter() - start, cpu_seconds()
+    return took, sum(max(used - cpu.get(pid, 0.0), 0.0) for pid, used in now.items()), made.fingerprint
 
 
 def measure(pairs: int, scored: int, rounds: int, folder: Path) -> dict[str, Any]:

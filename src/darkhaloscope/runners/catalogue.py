@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.functions import expr
 
 from darkhaloscope.contracts.errors import StoreError
 from darkhaloscope.contracts.store import Dataset, LocalFiles
@@ -24,7 +22,7 @@ _TYPES |= {pa.float32(): "float", pa.bool_(): "boolean", pa.int16(): "smallint"}
 class Catalogue:
     """Tables of narrow columns, by name, and the answers to SQL over them."""
 
-    def __init__(self, session: SparkSession | None = None) -> None:
+    def __init__(self, session: Any | None = None) -> None:
         self.session = session or spark_session()
 
     def table(self, name: str, parts: Sequence[tuple[Dataset, Mapping[str, str]]]) -> None:
@@ -52,7 +50,7 @@ class Catalogue:
         """Let go of everything that was kept."""
         self.session.catalog.clearCache()
 
-    def _rows(self, dataset: Dataset, columns: Mapping[str, str]) -> DataFrame:
+    def _rows(self, dataset: Dataset, columns: Mapping[str, str]) -> Any:
         schema = ", ".join(
             f"`{field.name}` {_TYPES[field.type]}" for field in dataset.table.schema if field.type in _TYPES
         )
@@ -62,10 +60,10 @@ class Catalogue:
             self._refuse_other_rows(dataset, rows)
         else:
             rows = self.session.createDataFrame([], schema)
-        return rows.select(*(expr(sql).alias(name) for name, sql in columns.items()))
+        return rows.selectExpr(*(f"{sql} AS `{name}`" for name, sql in columns.items()))
 
     @staticmethod
-    def _refuse_other_rows(dataset: Dataset, rows: DataFrame) -> None:
+    def _refuse_other_rows(dataset: Dataset, rows: Any) -> None:
         found = rows.count()  # of the files' footers
         if found != dataset.num_rows:
             problem = f"holds {found} rows, the manifest says {dataset.num_rows}"

@@ -1,5 +1,6 @@
 """What every engine does around its shards: claim the folder, skip what is done, show progress, finish."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def run_shards(
     return writer.finish(source.keys, description, job.identity, inputs)
 
 
+@functools.cache  # once a process
 def one_thread_each() -> None:
     """Workers are the parallelism: a BLAS pool in each would fight for the same cores.
 
