@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "darkhaloscope"
 
 
+FEW = ["numpy>=2.0", "pydantic>=2.6", 'boto3>=1.36; extra == "aws"']
+
+
 def pack(folder, name, version, *, tag, files, metadata):
     """A wheel of `files` (name in the archive -> bytes)."""
     info = f"{name}-{version}.dist-info"
@@ -36,27 +39,18 @@ def pack(folder, name, version, *, tag, files, metadata):
     return path
 
 
-def project_requirements(extras=None):
-    """What pyproject.toml says, with the markers of the extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = list(project["dependencies"])
-    for extra, wanted in project["optional-dependencies"].items():
-        if extras is None or extra in extras:
-            lines += [f'{text}; extra == "{extra}"' for text in wanted]
-    return lines, list(project["optional-dependencies"])
-
-
-def pack_project(folder, changed=None, requirements=None):
-    """This checkout's own wheel. `changed`: other content for some of its files."""
+def pack_project(folder, requirements, changed=None):
+    """This checkout's own wheel, said to need `requirements`. `changed`: other content of some files."""
     files = {
         path.relative_to(SOURCE.parent).as_posix(): path.read_bytes()
         for path in sorted(SOURCE.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    wanted, extras = project_requirements()
-    wanted = wanted if requirements is None else requirements
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     lines = ["Metadata-Version: 2.1", "Name: darkhaloscope", f"Version: {__version__}"]
-    lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {text}" for text in wanted]
+    lines += [f"Provides-Extra: {extra}" for extra in extras] + [
+        f"Requires-Dist: {text}" for text in requirements
+    ]
     files, metadata = files | (changed or {}), "\n".join([*lines, ""])
     return pack(folder, "darkhaloscope", __version__, tag="py3-none-any", files=files, metadata=metadata)
 
@@ -86,15 +80,15 @@ def closure(wanted):
 
 
 def pack_metadata(folder):
-    """A wheel set whose project is whole, and whose dependencies are their metadata: what preflight reads."""
-    cluster = load_cluster(environment={})
+    """A wheel set whose project is whole and asks for a part of what it needs, each as its metadata alone.
+
+    That is all that preflight reads of it; fewer wheels are fewer uploads in each test.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    pack_project(folder)
-    lines, _ = project_requirements(cluster.extras)
-    tag = f"cp{cluster.python.replace('.', '')}"
-    tag = f"{tag}-{tag}-manylinux_2_17_x86_64"
-    for name in closure(lines):
-        pack_installed(folder, name, tag=tag, content=False)
+    pack_project(folder, FEW)
+    minor = f"cp{load_cluster(environment={}).python.replace('.', '')}"
+    for name in closure(FEW):
+        pack_installed(folder, name, tag=f"{minor}-{minor}-manylinux_2_17_x86_64", content=False)
     return folder
 
 

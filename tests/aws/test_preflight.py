@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.aws.packed import pack_metadata, pack_project
+from tests.aws.packed import FEW, pack_metadata, pack_project
 
 from darkhaloscope.aws.clients import forget_clients
 from darkhaloscope.aws.launcher import launch
@@ -192,7 +192,7 @@ def test_output_of_another_job_fails(order, cloud):
 
 def test_stale_code_fails(order, wheels):
     order.wheels.project.unlink()
-    pack_project(wheels, changed={"darkhaloscope/stats/roc.py": b"# of last week\n"})
+    pack_project(wheels, changed={"darkhaloscope/stats/roc.py": b"# of last week\n"}, requirements=FEW)
     stale = dataclasses.replace(order, wheels=WheelSet.read(wheels))
     stale.wheels.upload(stale.code)
     names, found = failed(stale)
@@ -202,7 +202,7 @@ def test_stale_code_fails(order, wheels):
 
 def test_code_that_does_not_parse_fails(order, wheels):
     order.wheels.project.unlink()
-    pack_project(wheels, changed={"darkhaloscope/stats/roc.py": b"def f(:\n"})
+    pack_project(wheels, changed={"darkhaloscope/stats/roc.py": b"def f(:\n"}, requirements=FEW)
     names, found = failed(dataclasses.replace(order, wheels=WheelSet.read(wheels)), fix=True)
     assert names == {"code_current", "code_parses", "code_uploaded"}  # and --fix uploads no such code
     assert "stats/roc.py" in str(found.named("code_parses"))

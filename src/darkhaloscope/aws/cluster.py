@@ -61,7 +61,6 @@ class Prefixes(Frozen):
     code: str
     logs: str
     launches: str
-    output: str
 
 
 class Rate(Frozen):

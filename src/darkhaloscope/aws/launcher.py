@@ -151,12 +151,11 @@ def launch(order: Order, say: Say) -> Running | None:
 def _start(order: Order, say: Say) -> Running:
     calls, once = _Calls(order), replace(order.aws, retries=0)  # botocore would call twice without a look
     for _ in range(CALLS):
-        found = calls.wait_for_earlier(say)
+        found, number = calls.wait_for_earlier(say)
         if found is not None:
             say(f"cluster {found.cluster_id} was started by an earlier call ({found.state})")
             return found
-        number = calls.claim()
-        if number is None:  # somebody else calls at this moment
+        if not calls.claim(number):  # somebody else calls at this moment
             continue
         try:
             answer = once.call("emr", "run_job_flow", **order.request())
@@ -175,7 +174,7 @@ def _start(order: Order, say: Say) -> Running:
             calls.note(number, "cluster", answer["JobFlowId"])
             say(f"cluster {answer['JobFlowId']} is starting")
             return describe(order.aws, answer["JobFlowId"])
-    found = calls.wait_for_earlier(say)
+    found, _ = calls.wait_for_earlier(say)
     if found is not None:
         return found
     raise CloudUnreachable(
@@ -198,39 +197,43 @@ class _Calls:
     def _files(self) -> S3Files:
         return replace(self.order.folder, prefix=f"{self.order.folder.prefix}/calls")
 
-    def wait_for_earlier(self, say: Say) -> Running | None:
-        """The cluster of an earlier call. One without an outcome is given the time to show up in listings."""
+    def wait_for_earlier(self, say: Say) -> tuple[Running | None, int]:
+        """The cluster of an earlier call, and the number of the next.
+
+        A call without an outcome is given the time to show up in listings. The number is that of the records
+        this look saw: whoever calls in the meantime takes it.
+        """
         told = False
         while True:
-            # What is recorded first: a cluster that listings do not show yet may be named there.
-            cluster_id, left = self._last_outcome()
+            # Records first: a cluster that listings do not show yet may be named there.
+            number, cluster_id, left = self._seen()
             if cluster_id:
                 noted = describe(self.order.aws, cluster_id)
                 if noted.state in STARTING:
-                    return noted
+                    return noted, number
             found = _under_way(self.order)
             if found is not None or left <= 0:
-                return found
+                return found, number
             if not told:
                 say(f"an earlier call has no outcome yet: looking for its cluster for {left:.0f} s")
                 told = True
             time.sleep(min(left, self.order.cluster.poll_seconds))
 
-    def _last_outcome(self) -> tuple[str, float]:
-        """Cluster of the last call, where that is known, and the time it has left to show one [s]."""
+    def _seen(self) -> tuple[int, str, float]:
+        """Number of the next call; of the last, its cluster where that is known, and its time left [s]."""
         names = self._files.names("")
-        last = self._last(names)
-        if last is None or f"{last:04d}.refused" in names:
-            return "", 0.0
-        if f"{last:04d}.cluster" in names:
-            return self._files.read(f"{last:04d}.cluster").decode(), 0.0
-        called = datetime.fromisoformat(json.loads(self._files.read(f"{last:04d}.json"))["at"])
-        return "", self.order.cluster.settle_seconds - (datetime.now(UTC) - called).total_seconds()
+        number = max((int(name[:4]) + 1 for name in names if name.endswith(".json")), default=0)
+        last = f"{number - 1:04d}"
+        if number == 0 or f"{last}.refused" in names:
+            return number, "", 0.0
+        if f"{last}.cluster" in names:
+            return number, self._files.read(f"{last}.cluster").decode(), 0.0
+        called = datetime.fromisoformat(json.loads(self._files.read(f"{last}.json"))["at"])
+        left = self.order.cluster.settle_seconds - (datetime.now(UTC) - called).total_seconds()
+        return number, "", left
 
-    def claim(self) -> int | None:
-        """Number of the next call; None where somebody else took it."""
-        last = self._last(self._files.names(""))
-        number = 0 if last is None else last + 1
+    def claim(self, number: int) -> bool:
+        """Take a number; False where somebody else took it."""
         record = {
             "launch_id": self.order.launch_id,
             "at": datetime.now(UTC).isoformat(),
@@ -238,16 +241,11 @@ class _Calls:
             "vcores": self.order.plan.vcores,
             "out": address(self.order.out),
         }
-        made = self._files.create(f"{number:04d}.json", json.dumps(record, indent=1).encode())
-        return number if made else None
+        return self._files.create(f"{number:04d}.json", json.dumps(record, indent=1).encode())
 
     def note(self, number: int, what: str, value: str) -> None:
         """What came of a call."""
         self._files.write(f"{number:04d}.{what}", value.encode())
-
-    @staticmethod
-    def _last(names: Sequence[str]) -> int | None:
-        return max((int(name[:4]) for name in names if name.endswith(".json")), default=None)
 
 
 def watch(aws: Aws, cluster: Cluster, cluster_id: str, say: Say) -> None:
