@@ -11,12 +11,14 @@ CPU seconds are those of all processes of an engine: what it takes of a machine 
 import argparse
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from darkhaloscope.contracts.job import Job
@@ -98,12 +100,20 @@ def cpu_seconds() -> dict[int, float]:
     return {pid: of[pid][1] for pid in mine}
 
 
-def timed(run: Run, job: Job, source: Dataset, out: Path) -> tuple[float, float, str]:
-    """Seconds, CPU seconds, and the fingerprint of what was made."""
+def few_of(pairs: Dataset, n: int, out: Path) -> Dataset:
+    """The first pairs, in small shards."""
+    keys = pairs.keys[: 1 + n * len(pairs.keys) // max(pairs.num_rows, 1) * 2]
+    rows = pa.concat_tables([pairs.read_shard(key) for key in keys]).slice(0, n)
+    writer = local_writer(out, PAIRED_STAMPS)
+    return write_rows(writer, rows, shard_rows=SCORED_PER_SHARD, job={"job": "few"})
+
+
+def timed(run: Run, job: Job, source: Dataset, out: Path) -> tuple[float, float, Dataset]:
+    """Seconds, CPU seconds, and what was made."""
     start, cpu = time.perf_counter(), cpu_seconds()
     made = run(job, source, out)
     took, now = time.perf_counter() - start, cpu_seconds()
-    return took, sum(max(used - cpu.get(pid, 0.0), 0.0) for pid, used in now.items()), made.fingerprint
+    return took, sum(max(used - cpu.get(pid, 0.0), 0.0) for pid, used in now.items()), made
 
 
 def measure(pairs: int, scored: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -119,31 +129,25 @@ def measure(pairs: int, scored: int, rounds: int, folder: Path) -> dict[str, Any
     result: dict[str, Any] = {"pairs": 0, "scored": 0, "rounds": rounds, "jvm_start_s": jvm}
     seconds: dict[tuple[str, str], float] = {}
     cpu: dict[tuple[str, str], float] = {}
-    work = {"injection": (inject, source)}
+    work: dict[str, tuple[Job, Dataset]] = {"injection": (inject, source)}
     for stage in ("injection", "scoring"):
         job, given = work[stage]
         for turn in range(rounds):
             marks = set()
             for name in list(engines)[:: 1 if turn % 2 == 0 else -1]:
                 out = folder / f"{stage}-{name}-{turn}"
-                took, used, mark = timed(engines[name], job, given, out)
+                took, used, made = timed(engines[name], job, given, out)
                 seconds[stage, name] = seconds.get((stage, name), 0.0) + took
                 cpu[stage, name] = cpu.get((stage, name), 0.0) + used
-                marks.add(mark)
+                marks.add(made.fingerprint)
+                if "scoring" not in work:
+                    result["pairs"] = made.num_rows
+                    work["scoring"] = (scoring(folder), few_of(made, scored, folder / "few"))
+                    result["scored"] = work["scoring"][1].num_rows
+                shutil.rmtree(out)  # many gigabytes
             if len(marks) > 1:
                 message = f"{stage}: the engines' tables differ: {marks}"
                 raise AssertionError(message)
-        if stage == "injection":
-            made = on_pool(job, given, folder / "injection-local-0")
-            result["pairs"] = made.num_rows
-            few = made.read_shard(made.keys[0]).schema.empty_table() if not made.num_rows else made.read()
-            few = few.slice(0, scored)
-            writer = local_writer(folder / "few", PAIRED_STAMPS)
-            work["scoring"] = (
-                scoring(folder),
-                write_rows(writer, few, shard_rows=SCORED_PER_SHARD, job={"job": "few"}),
-            )
-            result["scored"] = few.num_rows
     session.stop()
     stages = ("injection", "scoring")
     total = {name: sum(seconds[stage, name] for stage in stages) for name in engines}
