@@ -543,8 +543,8 @@ def _open_csv(path: Path) -> tuple[dict[str, str], Reader]:
     where = str(path)
 
     def stream(convert: Any = None) -> Any:
-        # Serial, for messages that name the row, and because reading ahead holds many blocks in memory.
-        blocks = pa.csv.ReadOptions(block_size=2**20, use_threads=False)
+        # Serial, for messages that name the row. Arrow still reads up to 32 blocks ahead of a slow reader.
+        blocks = pa.csv.ReadOptions(block_size=2**18, use_threads=False)
         return pa.csv.open_csv(path, read_options=blocks, convert_options=convert)
 
     try:
